@@ -1,0 +1,66 @@
+"""The one shape in which data reaches a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one forward pass. A padded batch has one document a row; packing is several.
+
+    Attributes:
+        input_ids: token ids, int64 (B, T).
+        doc_ids: int32 (B, T): 0 is padding, 1.. the document within the row. Attention, pooling and losses
+            read this; there is no other mask.
+        position_ids: position of the token inside its document, int64 (B, T).
+        doc_starts: row and column of each document's first token, int64 (N, 2), for pooling.
+        labels: target tensors by name; -100 is "no target".
+    """
+
+    input_ids: Tensor
+    doc_ids: Tensor
+    position_ids: Tensor
+    doc_starts: Tensor
+    labels: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[int] | Tensor], pad_id: int = 0, left: bool = False) -> Batch:
+        """One document a row, padded to the longest.
+
+        Args:
+            rows: token ids of each row; none may be empty.
+            pad_id: what stands in `input_ids` at padding.
+            left: pad on the left, so that all rows end together (generation).
+        """
+        longest = max(len(row) for row in rows)
+        input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)  # (B, T)
+        doc_ids = torch.zeros((len(rows), longest), dtype=torch.int32)  # (B, T)
+        starts = torch.zeros((len(rows), 2), dtype=torch.int64)  # (B, 2)
+        for i, row in enumerate(rows):
+            at = longest - len(row) if left else 0
+            input_ids[i, at : at + len(row)] = torch.as_tensor(row, dtype=torch.int64)
+            doc_ids[i, at : at + len(row)] = 1
+            starts[i, 0], starts[i, 1] = i, at
+        position_ids = (doc_ids.cumsum(1) - 1).clamp_min(0)  # (B, T)
+        return cls(input_ids, doc_ids, position_ids, starts)
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens: padding is not counted."""
+        return int((self.doc_ids > 0).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            doc_ids=self.doc_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            doc_starts=self.doc_starts.to(device),
+            labels={name: label.to(device) for name, label in self.labels.items()},
+        )

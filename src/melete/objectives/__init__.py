@@ -1,0 +1,1 @@
+"""What is minimised: one file per objective, all to the contract in `base.py`."""

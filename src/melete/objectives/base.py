@@ -1,0 +1,74 @@
+"""The contract between what is minimised and the one loop that minimises it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from melete.data.batch import Batch
+
+ExampleKey = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training item. Its key `(seed, epoch, index)` names the random generator it alone may draw from."""
+
+    key: ExampleKey
+    data: Any
+
+
+def rng_for(key: ExampleKey) -> np.random.Generator:
+    """The generator of one example: the same key gives the same noise, on any worker, after any resume."""
+    return np.random.Generator(np.random.Philox(key=np.array([(key[0] << 32) ^ key[1], key[2]], dtype=np.uint64)))
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where in training a forward pass stands.
+
+    Attributes:
+        step: the optimiser step.
+        progress: 0 at the start, 1 at the end.
+        rng: generator for model-side noise; seeded from (seed, step, micro-batch), so a resume repeats it.
+    """
+
+    step: int = 0
+    progress: float = 0.0
+    rng: torch.Generator | None = None
+
+
+class Objective(nn.Module):
+    """Turns examples into a batch, and a batch into sums.
+
+    The trainer minimises `sum_term weight * sum / count`, with counts added over micro-batches and ranks before
+    the backward pass, so that how a batch is cut changes nothing. A loss must therefore return SUMS.
+
+    Attributes:
+        model: the network that is trained and saved.
+        weights: factor of each term.
+        micro_batch_fixed: True for a loss that is not a sum over samples (in-batch contrastive): the trainer
+            then never re-cuts its batches.
+    """
+
+    model: nn.Module
+    weights: dict[str, float]
+    micro_batch_fixed = False
+
+    @abstractmethod
+    def prepare(self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]) -> Batch:
+        """Pad or pack, corrupt, label. Runs on the CPU; draws only from `rng_for(example.key)`."""
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Items of each term, from labels alone: scalar tensors."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
+        """The differentiable SUM of each term: scalar tensors."""
