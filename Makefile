@@ -1,0 +1,54 @@
+# Melete's commands. Each of them sets up what it needs: Python 3.11 or newer, git and make are enough.
+#
+# pip is called plainly, so your own pip settings (index, mirror, wheels, proxy) hold here too.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two cores are used best by two processes of one thread each; more threads would fight over them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check docs bench bars-main-job
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
+
+demo: $(VENV)/installed ## train a small GPT on Python's own source (4 minutes), and write a page about it
+	$(BIN)/melete demo $(ARGS)
+
+test: $(VENV)/installed-dev ## the fast tests (up to 4 minutes on 2 cores)
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/installed-dev ## the long proofs: kill and resume, learning, memory
+	$(PYTEST) -m slow $(ARGS)
+
+check: $(VENV)/installed-dev ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+docs: $(VENV)/installed ## write the pages that are made from the code
+	$(BIN)/python tools/cli_reference.py
+
+bench: $(VENV)/installed-dev ## measure the parts, each beside a peer
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+
+bars-main-job: $(VENV)/installed-dev ## re-run the measured promises of the main job (up to 75 minutes)
+	$(BIN)/python benchmarks/bars_main_job.py $(ARGS)
+
+# An environment of our own. The stamps are older than pyproject.toml exactly when it has changed since.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV), once. PyTorch is most of it: a few minutes, depending on your line."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $(VENV)/installed $@
