@@ -1,12 +1,24 @@
-"""The one shape in which data reaches a model."""
+"""The shapes in which data reaches an objective (examples) and a model (a batch)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+ExampleKey = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training item. Its key `(seed, epoch, index)` names the random generator it alone may draw from."""
+
+    key: ExampleKey
+    data: Any
 
 
 @dataclass(frozen=True)

@@ -5,29 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melete.data.batch import Batch
-
-ExampleKey = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training item. Its key `(seed, epoch, index)` names the random generator it alone may draw from."""
-
-    key: ExampleKey
-    data: Any
-
-
-def rng_for(key: ExampleKey) -> np.random.Generator:
-    """The generator of one example: the same key gives the same noise, on any worker, after any resume."""
-    return np.random.Generator(np.random.Philox(key=np.array([(key[0] << 32) ^ key[1], key[2]], dtype=np.uint64)))
-
+from melete.data.batch import Batch, Example, ExampleKey
 
 @dataclass(frozen=True)
 class Context:

@@ -1,0 +1,263 @@
+"""The configuration of a run: defaults <- recipe.toml <- key=value, strict, and written into the run folder.
+
+Modules of `nn/` and `models/` never see this; they get their own small config or plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from melete.errors import InputError, StorageError
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ModelSection(_Section):
+    source: str = "qwen3:mini"  # family:preset (from scratch), a folder, or a Hub id (continued training)
+    init: str = ""  # initialisation scheme; empty = the family's own
+    config: dict[str, Any] = {}  # fields of the family's config to change, e.g. {num_hidden_layers = 4}
+
+
+class TokenizerSection(_Section):
+    source: str = ""  # a folder or a Hub id; empty = train one on the training text (or the model's own)
+    kind: str = "byte-bpe"  # byte-bpe, wordpiece, unigram, char, word
+    vocab_size: int = 8192
+
+
+class DataSection(_Section):
+    train: list[str] = []  # named sets, files or folders; "-" is standard input
+    valid: list[str] = []  # empty = the named set's own, else split off by document
+    text_column: str = ""  # of csv, tsv, jsonl and parquet; empty = found by itself
+    valid_fraction: float = 0.05  # share of documents held out when `valid` is empty
+    max_bytes: int = 0  # stop reading the training text here; 0 = all of it
+
+
+class ObjectiveSection(_Section):
+    name: str = "causal-lm"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+class OptimizerSection(_Section):
+    name: str = "muon"  # adamw, muon (matrices; AdamW for the rest), rmsprop, adafactor
+    learning_rate: float = 3e-3  # peak
+    matrix_learning_rate: float = 0.02  # peak for the matrices under muon
+    weight_decay: float = 0.1  # decoupled; matrices only
+    l1: float = 0.0  # decoupled soft threshold, matrices only
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    momentum: float = 0.95  # of muon and rmsprop
+
+
+class ScheduleSection(_Section):
+    name: str = "wsd"  # constant, linear, cosine, wsd (warm-up, stable, decay), inverse-sqrt, piecewise
+    warmup_steps: int = 0
+    decay_fraction: float = 0.5  # wsd: share of the steps, at the end, in which the rate falls
+    final_ratio: float = 0.0  # rate at the last step, as a share of the peak
+    points: list[tuple[float, float]] = []  # piecewise: (progress, ratio) pairs, joined by straight lines
+
+
+class TrainingSection(_Section):
+    steps: int = 1000
+    minutes: float = 0.0  # time budget from which model size, steps and schedule are chosen; 0 = none
+    batch_tokens: int = 16384  # tokens of one optimiser step, over all micro-batches and ranks
+    context: int = 256  # tokens of one row
+    micro_batch_rows: int = 0  # rows of one forward pass; 0 = found by itself
+    device: str = "auto"  # auto, cpu, cuda, mps
+    precision: str = "auto"  # auto, float32, bfloat16, float16, float64
+    threads: int = 0  # CPU threads; 0 = all
+    clip_norm: float = 1.0  # 0 = off
+    ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
+    average_last: int = 0  # final weights = mean of the last k checkpoints; 0 = off
+    eval_every: int = 250  # steps; 0 = only at the end
+    eval_tokens: int = 131072  # of the validation text, read at each of these; the end reads all
+    save_every: int = 500  # steps; 0 = only at the end and on a signal
+    keep: int = 2  # latest checkpoints kept beside the best one
+    patience: int = 0  # evaluations without a better loss before stopping; 0 = never stop early
+    sample_every: int = 0  # steps between samples; 0 = only at the end
+    prompts: list[str] = [""]  # what samples start from
+
+
+class GuardSection(_Section):
+    window: int = 128  # steps whose gradient norms and losses say what is usual
+    sigma: float = 6.0  # a step this many standard deviations above the mean is skipped; 0 = off
+    rollback_after: int = 5  # skipped steps in a row before the weights go back to the last checkpoint
+    max_rollbacks: int = 3  # before the run is given up
+
+
+class RunConfig(_Section):
+    """Everything that decides what a run computes.
+
+    `choices` holds, for each key that was chosen by measuring or by a budget, the reason in words.
+    """
+
+    name: str = ""  # of the run folder; empty = family-preset-data
+    folder: str = "runs"
+    seed: int = 0
+    model: ModelSection = ModelSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection = DataSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    training: TrainingSection = TrainingSection()
+    guard: GuardSection = GuardSection()
+    choices: dict[str, str] = {}
+
+
+def load(recipe: Path | None = None, changes: Sequence[str] = ()) -> RunConfig:
+    """The config of a recipe file with `section.key=value` changes on top.
+
+    Raises:
+        InputError: a missing or broken file, an unknown key (names the nearest), a value of the wrong type.
+    """
+    tree: dict[str, Any] = {}
+    if recipe is not None:
+        tree = _read_toml(recipe)
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals or not path:
+            raise InputError(f"{change!r} is not a change", expected="section.key=value", where="command line")
+        _put(tree, path.strip().split("."), _value(text.strip()), where=change)
+    return from_tree(tree, where=str(recipe) if recipe else "command line")
+
+
+def from_tree(tree: dict[str, Any], where: str) -> RunConfig:
+    """Nested plain values as a checked `RunConfig`."""
+    _check_keys(tree, RunConfig, (), where)
+    try:
+        config = msgspec.convert(tree, RunConfig)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$.")
+        raise InputError(what, where=f"{where}: {place.rstrip('`') or 'recipe'}") from None
+    _check_ranges(config, where)
+    return config
+
+
+def change(config: RunConfig, changes: dict[str, Any], reasons: dict[str, str] | None = None) -> RunConfig:
+    """A copy with `{"section.key": value}` changed, and the reasons of those changes noted in `choices`."""
+    tree = msgspec.to_builtins(config)
+    for path, value in changes.items():
+        _put(tree, path.split("."), value, where=path)
+    tree["choices"].update(reasons or {})
+    return from_tree(tree, where="config")
+
+
+def dump(config: RunConfig) -> str:
+    """The config as TOML text, every key written out."""
+    import tomli_w
+
+    return tomli_w.dumps(msgspec.to_builtins(config))
+
+
+def equivalent_command(config: RunConfig) -> str:
+    """The explicit `melete train` command that does the same without any choice being made again."""
+    plain, default = msgspec.to_builtins(config), msgspec.to_builtins(RunConfig())
+    parts: list[str] = []
+    for section, value in plain.items():
+        if section == "choices" or value == default[section]:
+            continue
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        for key, entry in entries:
+            if not key or entry != default[section][key]:
+                parts.append(_shell(f"{section}.{key}" if key else section, entry))
+    return " ".join(["melete train", *parts])
+
+
+def _shell(path: str, value: Any) -> str:
+    import shlex
+
+    import tomli_w
+
+    text = tomli_w.dumps({"x": value}, multiline_strings=False).partition("=")[2].strip()
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{key} = {_shell('', entry)[1:]}" for key, entry in value.items()) + "}"
+    text = value if isinstance(value, str) and re.fullmatch(r"[\w:/.\-]+[a-zA-Z][\w:/.\-]*", value) else " ".join(text.split())
+    return shlex.quote(f"{path}={text}") if path else f"={text}"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such recipe", where=str(path), do="`ls recipes` shows those that come along") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not valid UTF-8 at byte {error.start}", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"broken TOML: {error}", where=str(path)) from None
+    except OSError as error:
+        raise StorageError(error.strerror or str(error), where=str(path)) from None
+
+
+def _value(text: str) -> Any:
+    """The right side of key=value: TOML if it parses (numbers, lists, true), else the text itself."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"{key!r} is a value, not a section", where=where)
+    tree[path[-1]] = value
+
+
+def _check_keys(tree: dict[str, Any], kind: type, path: tuple[str, ...], where: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in tree.items():
+        full = ".".join((*path, key))
+        if key not in fields:
+            near = difflib.get_close_matches(full, list(_all_keys()), 1, 0.5)
+            raise InputError(
+                f"unknown key {full!r}",
+                where=where,
+                expected=f"one like {near[0]!r}" if near else f"one of {', '.join(fields)}",
+            )
+        if isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
+            if not isinstance(value, dict):
+                raise InputError(f"{full!r} is a section, not a value", where=where, expected=f"[{full}] or {full}.key")
+            _check_keys(value, fields[key], (*path, key), where)
+
+
+def _all_keys() -> list[str]:
+    keys: list[str] = []
+    for field in msgspec.structs.fields(RunConfig):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            keys += [f"{field.name}.{inner.name}" for inner in msgspec.structs.fields(field.type)]
+        else:
+            keys.append(field.name)
+    return keys
+
+
+def _check_ranges(config: RunConfig, where: str) -> None:
+    """Values that have the right type and make no sense."""
+    t, o = config.training, config.optimizer
+    rules = [
+        (t.steps >= 1, "training.steps", t.steps, "1 or more"),
+        (t.context >= 2, "training.context", t.context, "2 or more"),
+        (t.batch_tokens >= t.context, "training.batch_tokens", t.batch_tokens, f"at least training.context ({t.context})"),
+        (t.micro_batch_rows >= 0, "training.micro_batch_rows", t.micro_batch_rows, "0 (automatic) or more"),
+        (t.keep >= 1, "training.keep", t.keep, "1 or more"),
+        (0 <= t.ema_decay < 1, "training.ema_decay", t.ema_decay, "between 0 and 1"),
+        (t.clip_norm >= 0, "training.clip_norm", t.clip_norm, "0 (off) or more"),
+        (t.average_last <= t.keep, "training.average_last", t.average_last, f"at most training.keep ({t.keep})"),
+        (o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "above 0"),
+        (0 < config.data.valid_fraction < 1, "data.valid_fraction", config.data.valid_fraction, "between 0 and 1"),
+        (0 <= config.seed < 2**31, "seed", config.seed, "between 0 and 2147483647"),
+        (0 <= config.schedule.decay_fraction <= 1, "schedule.decay_fraction", config.schedule.decay_fraction, "0 to 1"),
+    ]
+    for right, key, value, expected in rules:
+        if not right:
+            raise InputError(f"{key} is {value}", where=where, expected=expected)
