@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from melete.data.batch import Batch, Example, ExampleKey
+from melete.models.checkpoint import load_model, save_model
+
 
 @dataclass(frozen=True)
 class Context:
@@ -45,7 +48,9 @@ class Objective(nn.Module):
     micro_batch_fixed = False
 
     @abstractmethod
-    def prepare(self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]) -> Batch:
+    def prepare(
+        self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]
+    ) -> Batch:
         """Pad or pack, corrupt, label. Runs on the CPU; draws only from `rng_for(example.key)`."""
 
     @abstractmethod
@@ -55,3 +60,17 @@ class Objective(nn.Module):
     @abstractmethod
     def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
         """The differentiable SUM of each term: scalar tensors."""
+
+    def save(self, folder: Path, masters: dict[str, Tensor], tokenizer: Path | None) -> None:
+        """Write the trained network into `folder` in the Hugging Face layout.
+
+        Args:
+            masters: float32 values by this objective's parameter names.
+            tokenizer: folder whose tokenizer files are copied along.
+        """
+        weights = {name.removeprefix("model."): tensor for name, tensor in masters.items()}
+        save_model(folder, self.model, tokenizer=tokenizer, state_dict=weights)
+
+    def load(self, folder: Path) -> dict[str, Tensor]:
+        """The float32 values by this objective's parameter names that `save` wrote."""
+        return {f"model.{name}": p.detach() for name, p in load_model(folder).named_parameters()}

@@ -28,7 +28,9 @@ class CausalLM(Objective):
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self.weights = {"causal_lm": 1.0, "z": z_loss} if z_loss else {"causal_lm": 1.0}
 
-    def prepare(self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]) -> Batch:
+    def prepare(
+        self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]
+    ) -> Batch:
         """Rows of `context + 1` tokens become inputs and the same tokens one step later as labels."""
         ids = torch.from_numpy(np.stack([example.data.ids for example in examples]))  # (B, T + 1)
         first = torch.zeros(len(examples), ids.shape[1] - 1, dtype=torch.bool)  # (B, T)

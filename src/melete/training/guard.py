@@ -7,7 +7,6 @@ out. Non-finite values never enter the window either: one NaN costs one step, no
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 
 from melete.errors import MeleteError
@@ -47,10 +46,13 @@ class Guard:
         if not math.isfinite(value):
             return f"{what} is {value}"
         if self.sigma and window.maxlen and len(window) >= window.maxlen // 2:
-            mean = statistics.fmean(window)
-            limit = mean + self.sigma * max(statistics.pstdev(window, mean), 1e-3 * abs(mean))
+            mean = sum(window) / len(window)
+            deviation = math.sqrt(sum((x - mean) ** 2 for x in window) / len(window))
+            limit = mean + self.sigma * max(deviation, 1e-3 * abs(mean))
             if value > limit:
-                return f"{what} {value:.4g} is above {limit:.4g} ({self.sigma:g} sigma over {len(window)} steps)"
+                return (
+                    f"{what} {value:.4g} is above {limit:.4g} ({self.sigma:g} sigma over {len(window)} steps)"
+                )
         return None
 
     @property

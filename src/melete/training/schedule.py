@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from melete.errors import InputError
 
@@ -31,7 +32,9 @@ def rate(
         InputError: an unknown name, or `piecewise` without points.
     """
     if name not in SCHEDULES:
-        raise InputError(f"unknown schedule {name!r}", where="schedule.name", expected=f"one of {', '.join(SCHEDULES)}")
+        raise InputError(
+            f"unknown schedule {name!r}", where="schedule.name", expected=f"one of {', '.join(SCHEDULES)}"
+        )
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(steps - warmup_steps, 1)  # 0 .. just below 1
@@ -58,7 +61,7 @@ def _interpolate(points: Sequence[tuple[float, float]], progress: float) -> floa
     ordered = sorted(points)
     if progress <= ordered[0][0]:
         return ordered[0][1]
-    for (x0, y0), (x1, y1) in zip(ordered, ordered[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(ordered):
         if progress <= x1:
             return y0 + (y1 - y0) * (progress - x0) / max(x1 - x0, 1e-12)
     return ordered[-1][1]

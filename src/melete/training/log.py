@@ -1,0 +1,110 @@
+"""`events.jsonl`: the trainer's only output besides checkpoints. Progress, plots and reports are readers of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from melete.console import duration, say
+
+
+class EventLog:
+    """Appends events as JSON lines, and shows each to a live reader.
+
+    Args:
+        path: the file; None keeps no file (a rank other than 0).
+        live: called with each event.
+    """
+
+    def __init__(self, path: Path | None, live: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
+        self._live = live
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event."""
+        record = {"event": event, **fields}
+        if self._file:
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
+        if self._live:
+            self._live(record)
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far: a checkpoint holds this, and a resume cuts the file there."""
+        return self._file.tell() if self._file else 0
+
+    def cut(self, offset: int) -> None:
+        """Forget what was written after `offset`."""
+        if self._file:
+            self._file.truncate(offset)
+            self._file.seek(offset)
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a run that may still be running: a half-written last line is left out."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+
+
+class TerminalProgress:
+    """Shows events as a person wants them: one line that moves on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, steps: int, interval: float = 10.0) -> None:
+        self.steps = steps
+        self._terminal = sys.stderr.isatty()
+        self._interval = 0.1 if self._terminal else interval
+        self._last = -1e9
+        self._drawn = False
+        self._loss: float | None = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "step":
+                self._step(event)
+            case "eval":
+                figures = "  ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items())
+                self._line(f"step {event['step']:,}: validation {figures}")
+            case "sample":
+                text = " ".join(event["text"].split())
+                self._line(f"step {event['step']:,}: sample: {text[:160]}")
+            case "skip":
+                self._line(f"step {event['step']:,}: left out, {event['reason']}")
+            case "rollback":
+                self._line(f"step {event['step']:,}: weights back to {event['to']}")
+            case "note":
+                self._line(event["text"])
+
+    def _step(self, event: dict[str, Any]) -> None:
+        self._loss = event["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * event["loss"]
+        done = event["step"] + 1
+        if event["elapsed"] - self._last < self._interval and done != self.steps:
+            return
+        self._last = event["elapsed"]
+        left = (self.steps - done) * event["seconds"]
+        line = (
+            f"step {done:,}/{self.steps:,}  loss {self._loss:.3f}  lr {event['lr']:.2e}  "
+            f"{event['tokens_per_second']:,.0f} tokens/s"
+        )
+        if event["padding"] > 0.005:
+            line += f"  padding {event['padding']:.0%}"
+        line += f"  {duration(event['elapsed'])}, {duration(left)} left"
+        if self._terminal:
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+            self._drawn = True
+        else:
+            say(line)
+
+    def _line(self, text: str) -> None:
+        if self._drawn:
+            print("\r\x1b[2K", end="", file=sys.stderr)
+            self._drawn = False
+        say(text)

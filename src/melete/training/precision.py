@@ -1,0 +1,150 @@
+"""In which number format a model computes, and the float32 weights that the optimiser keeps beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from melete.errors import InputError
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes a GPU if there is one.
+
+    Raises:
+        InputError: the device is unknown or not there.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(
+            f"unknown device {wanted!r}", where="training.device", expected="auto, cpu, cuda or mps"
+        ) from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise InputError(
+            f"this machine has no {device.type} device", where="training.device", do="use device=cpu"
+        )
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """The number format of the forward and backward pass, and why.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if wanted != "auto":
+        if wanted not in DTYPES:
+            raise InputError(
+                f"unknown precision {wanted!r}",
+                where="training.precision",
+                expected=f"auto, {', '.join(DTYPES)}",
+            )
+        return wanted, "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return "bfloat16", "the GPU multiplies bfloat16 natively"
+        return "float16", "the GPU has no bfloat16; float16 with loss scaling"
+    if device.type == "cpu" and _cpu_multiplies_bfloat16():
+        return "bfloat16", "the CPU multiplies bfloat16 in hardware (AMX or AVX512-BF16)"
+    return "float32", f"the {device.type} has no fast bfloat16 product"
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    capabilities = (
+        torch.backends.cpu.get_capabilities() if hasattr(torch.backends.cpu, "get_capabilities") else {}
+    )
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+@dataclass
+class LossScale:
+    """Dynamic loss scaling for float16 (Micikevicius et al. 2018, section 3.2); stays at 1 elsewhere."""
+
+    active: bool
+    value: float = 1.0
+    good_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.active and self.value == 1.0:
+            self.value = 2.0**16
+
+    def update(self, finite: bool) -> None:
+        """Halve after an overflow, double after 2,000 steps without one."""
+        if not self.active:
+            return
+        if finite:
+            self.good_steps += 1
+            if self.good_steps >= 2000:
+                self.value, self.good_steps = self.value * 2.0, 0
+        else:
+            self.value, self.good_steps = max(self.value / 2.0, 1.0), 0
+
+
+class MasterWeights:
+    """The weights as the optimiser sees them: float32, while the model computes in a narrower format.
+
+    In float32 and float64 the masters are the model's own parameters. In bfloat16 and float16 the model holds
+    narrow copies; `collect` adds their gradients to the masters' in float32, so that accumulating micro-batches
+    loses nothing, and `publish` copies the masters back after an update.
+
+    Attributes:
+        named: master tensors by parameter name, each once (tied weights are one parameter).
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.narrow = dtype in (torch.bfloat16, torch.float16)
+        self._working = dict(module.named_parameters())
+        if not self.narrow:
+            module.to(dtype)
+            self.named: dict[str, Tensor] = dict(self._working)
+            return
+        self.named = {name: p.detach().clone().float().requires_grad_() for name, p in self._working.items()}
+        for parameter in self._working.values():
+            parameter.data = parameter.data.to(dtype)
+
+    def collect(self) -> None:
+        """Move the gradients of one micro-batch to the masters."""
+        if not self.narrow:
+            return
+        pairs = [(self.named[name], p) for name, p in self._working.items() if p.grad is not None]
+        for master, p in pairs:
+            assert p.grad is not None
+            master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
+            p.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """Those gradients that there are."""
+        return [p.grad for p in self.named.values() if p.grad is not None]
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        for p in self.named.values():
+            p.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Give the model the masters' values."""
+        if self.narrow:
+            torch._foreach_copy_(list(self._working.values()), list(self.named.values()))
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take values by parameter name, and publish them."""
+        for name, master in self.named.items():
+            master.copy_(tensors[name])
+        self.publish()

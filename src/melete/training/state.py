@@ -1,0 +1,188 @@
+"""Checkpoints: whole or absent, checked by hash, and enough to go on bit for bit.
+
+A checkpoint is a folder in the Hugging Face layout plus `train_state.safetensors`, `train_state.json` and
+`manifest.json`. It is written beside its place under a temporary name, every file synced, the manifest last, and
+then renamed; only after it has been read back and verified are older ones removed. There is no pickle in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from melete.errors import InputError, StorageError
+
+PREFIX = "step-"
+
+
+@dataclass
+class Counters:
+    """The plain numbers of a run's state.
+
+    Attributes:
+        step: the next optimiser step; the data position follows from it.
+        tokens: real tokens that were trained on.
+        best_loss: lowest validation loss so far.
+        worse_evaluations: evaluations since then.
+        elapsed: seconds of training over all sittings.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse_evaluations: int = 0
+    elapsed: float = 0.0
+
+
+def name_of(step: int) -> str:
+    """`step-00000500`."""
+    return f"{PREFIX}{step:08d}"
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that is either whole or absent.
+
+    Args:
+        target: where it will stand; replaced if it is there.
+        fill: writes the files into the temporary folder it is given.
+
+    Raises:
+        StorageError: no space, or no right to write; nothing is left behind.
+    """
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(temporary)): _sync_and_hash(path) for path in files}
+        manifest = temporary / "manifest.json"
+        manifest.write_text(json.dumps({"format": 1, "sha256": hashes}, indent=1))
+        _sync_and_hash(manifest)
+        for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
+            _sync_folder(folder)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"could not save: {error.strerror or error}",
+            where=str(target),
+            do="free some space or choose another folder",
+        ) from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def verify(folder: Path) -> str | None:
+    """None if every file of a checkpoint is what its manifest says, else what is wrong."""
+    try:
+        hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "manifest.json is missing or broken"
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
+        "manifest.json"
+    }
+    if there != set(hashes):
+        return f"{', '.join(sorted(there ^ set(hashes)))} missing or too many"
+    for name, expected in hashes.items():
+        if _hash(folder / name) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def newest(checkpoints: Path, tell: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that verifies; says so of each that does not."""
+    for folder in reversed(_all(checkpoints)):
+        fault = verify(folder)
+        if fault is None:
+            return folder
+        tell(f"{folder.name} is damaged ({fault}); looking at the one before")
+    return None
+
+
+def rotate(checkpoints: Path, keep: int, best: str | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one, and what a kill left half-written."""
+    for folder in _all(checkpoints)[:-keep]:
+        if folder.name != best:
+            shutil.rmtree(folder, ignore_errors=True)
+    for leftover in checkpoints.glob(".step-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def point(pointer: Path, checkpoint: str) -> None:
+    """Write a one-line pointer file (`best.json`, `latest.json`)."""
+    temporary = pointer.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"checkpoint": checkpoint}) + "\n")
+    os.replace(temporary, pointer)
+
+
+def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Write what the Hugging Face layout has no place for."""
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / "train_state.safetensors",
+    )
+    (folder / "train_state.json").write_text(json.dumps(values, indent=1))
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_state` wrote.
+
+    Raises:
+        InputError: the folder holds a model, but no training state.
+    """
+    if not (folder / "train_state.json").exists():
+        raise InputError(
+            "no training state", where=str(folder), do="use it as a model instead: --model FOLDER"
+        )
+    return load_file(folder / "train_state.safetensors"), json.loads(
+        (folder / "train_state.json").read_text()
+    )
+
+
+def average(folders: Iterable[Path], load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of the weights of several checkpoints, in float64."""
+    total: dict[str, Tensor] = {}
+    count = 0
+    for folder in folders:
+        count += 1
+        for name, tensor in load(folder).items():
+            total[name] = total[name] + tensor.double() if name in total else tensor.double()
+    return {name: (tensor / count).float() for name, tensor in total.items()}
+
+
+def _all(checkpoints: Path) -> list[Path]:
+    return sorted(path for path in checkpoints.glob(f"{PREFIX}*") if path.is_dir())
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_and_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return _hash(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,382 @@
+"""The only training loop in the repository. It knows neither which model nor which objective it runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from melete.config import RunConfig
+from melete.data.batch import Batch, Example
+from melete.data.sampling import rng_for
+from melete.errors import MeleteError
+from melete.objectives.base import Context, Objective
+from melete.training import state as checkpoints
+from melete.training.distributed import World
+from melete.training.guard import Guard
+from melete.training.log import EventLog
+from melete.training.optim import Optimizer
+from melete.training.precision import DTYPES, LossScale, MasterWeights
+from melete.training.schedule import rate
+
+
+class Source(Protocol):
+    """Where examples come from: a pure function of the step."""
+
+    def micro_batches(self, step: int) -> list[list[Example]]:
+        """The examples of one optimiser step over all ranks, cut into micro-batches."""
+        ...
+
+
+class Trainer:
+    """Runs an objective over a source for a number of steps, and saves what is needed to go on bit for bit.
+
+    Args:
+        config: of the run, with every choice made (`micro_batch_rows`, device, precision, threads).
+        objective: what is minimised.
+        train: the training examples.
+        valid: the batches of one evaluation, read by number; None evaluates nothing.
+        valid_steps: how many of them there are.
+        folder: the run folder; its `checkpoints/` is written.
+        log: where events go.
+        tokenizer: folder of the tokenizer that is saved with each checkpoint.
+        sample: makes (prompt, text) pairs from the model as it is.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        objective: Objective,
+        train: Source,
+        *,
+        folder: Path,
+        log: EventLog,
+        valid: Source | None = None,
+        valid_steps: int = 0,
+        tokenizer: Path | None = None,
+        sample: Callable[[], list[tuple[str, str]]] | None = None,
+    ) -> None:
+        self.config, self.objective, self.train_source = config, objective, train
+        self.valid_source, self.valid_steps = valid, valid_steps
+        self.checkpoints, self.log = folder / "checkpoints", log
+        self.tokenizer, self.sample = tokenizer, sample
+        self.world = World.join()
+        self.device = torch.device(config.training.device)
+        objective.to(self.device)
+        dtype = DTYPES[config.training.precision]
+        self.masters = MasterWeights(objective, dtype)
+        self.optimizer = Optimizer(objective, self.masters.named, config.optimizer, dtype == torch.bfloat16)
+        self.ema = (
+            {name: p.detach().clone() for name, p in self.masters.named.items()}
+            if config.training.ema_decay
+            else None
+        )
+        self.scale = LossScale(dtype == torch.float16)
+        guard = config.guard
+        self.guard = Guard(guard.window, guard.sigma, guard.rollback_after, guard.max_rollbacks)
+        self.counters = checkpoints.Counters()
+        self._stop_signal: int | None = None
+        self._started = time.monotonic()
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self) -> str:
+        """Train to the end, an early stop or a signal.
+
+        Returns:
+            Why training ended: `done`, `early stop` or `signal`.
+
+        Raises:
+            MeleteError: the guard gave up, or a checkpoint could not be written.
+        """
+        t, steps = self.config.training, self.config.training.steps
+        self._started = time.monotonic() - self.counters.elapsed
+        with self._signals():
+            while self.counters.step < steps:
+                self._step()
+                done = self.counters.step == steps
+                if t.sample_every and (self.counters.step % t.sample_every == 0) and not done:
+                    self._write_samples()
+                improved = self._due(t.eval_every) and not done and self._evaluate()
+                stop = bool(t.patience) and self.counters.worse_evaluations >= t.patience
+                signalled = self.world.any(self._stop_signal is not None, self.device)
+                if improved or stop or signalled or (self._due(t.save_every) and not done):
+                    self.save()
+                if signalled and not done:
+                    return "signal"
+                if stop:
+                    return "early stop"
+            self._evaluate()
+            self.save()
+        return "done"
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.counters.step % every == 0
+
+    def _step(self) -> None:
+        """One optimiser step: all micro-batches, then one update or none."""
+        step, begun = self.counters.step, time.monotonic()
+        batches = [
+            self.objective.prepare(examples, rng_for)
+            for examples in self.train_source.micro_batches(step)[self.world.rank :: self.world.size]
+        ]
+        totals = self._totals(batches)
+        sums = self._forward_backward(step, batches, totals)
+        gradients = self.masters.gradients()
+        self.world.sum(gradients)
+        if self.scale.active:
+            torch._foreach_div_(gradients, self.scale.value)
+        norm = get_total_norm(gradients)
+        terms = {name: float(value) / max(float(totals[name]), 1.0) for name, value in sums.items()}
+        loss = sum(self.objective.weights[name] * value for name, value in terms.items())
+        ratio = rate(step, self.config.training.steps, **msgspec.to_builtins(self.config.schedule))
+        self._update(step, loss, norm, ratio)
+        real, places = (
+            sum(batch.tokens for batch in batches),
+            sum(batch.input_ids.numel() for batch in batches),
+        )
+        self.counters.step += 1
+        self.counters.tokens += real * self.world.size
+        now = time.monotonic()
+        self.counters.elapsed = now - self._started
+        self.log.write(
+            "step",
+            step=step,
+            loss=loss,
+            terms=terms,
+            lr=ratio * self.config.optimizer.learning_rate,
+            grad_norm=float(norm),
+            tokens=self.counters.tokens,
+            tokens_per_second=real * self.world.size / (now - begun),
+            seconds=now - begun,
+            elapsed=self.counters.elapsed,
+            padding=1.0 - real / places,
+        )
+
+    def _totals(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Items of each term over all micro-batches and ranks, before any backward pass."""
+        counts = [self.objective.counts(batch) for batch in batches]
+        totals = {
+            name: torch.stack([count[name].double() for count in counts]).sum()
+            for name in self.objective.weights
+        }
+        totals = {
+            name: total.to(self.device, torch.float64 if self.device.type != "mps" else None)
+            for name, total in totals.items()
+        }
+        self.world.sum(list(totals.values()))
+        return totals
+
+    def _forward_backward(
+        self, step: int, batches: list[Batch], totals: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        self.objective.train()
+        self.masters.clear()
+        steps, seed = self.config.training.steps, self.config.seed
+        sums = {name: torch.zeros((), device=self.device) for name in self.objective.weights}
+        for i, batch in enumerate(batches):
+            # Noise follows from (seed, step, rank, micro-batch) alone: a resume draws the same dropout masks.
+            noise = int(rng_for((seed, step, (self.world.rank << 32) | i)).integers(2**62))
+            torch.manual_seed(noise)
+            ctx = Context(step, step / steps, torch.Generator(self.device).manual_seed(noise))
+            parts = self.objective(batch.to(self.device), ctx)
+            loss = sum(
+                self.objective.weights[name] * part / totals[name].clamp_min(1.0).to(part.dtype)
+                for name, part in parts.items()
+            )
+            assert isinstance(loss, Tensor)
+            (loss * self.scale.value if self.scale.active else loss).backward()
+            self.masters.collect()
+            for name, part in parts.items():
+                sums[name] += part.detach()
+        self.world.sum(list(sums.values()))
+        return sums
+
+    def _update(self, step: int, loss: float, norm: Tensor, ratio: float) -> None:
+        finite = bool(torch.isfinite(norm))
+        if self.scale.active and not finite:
+            self.scale.update(False)
+            self.log.write("skip", step=step, reason=f"float16 overflow, loss scale now {self.scale.value:g}")
+            return
+        self.scale.update(True)
+        reason = self.guard.judge(loss, float(norm))
+        if reason is not None:
+            self.log.write("skip", step=step, reason=reason)
+            if self.guard.must_roll_back:
+                self._roll_back(step)
+            return
+        if self.config.training.clip_norm:
+            clip_grads_with_norm_(self.masters.named.values(), self.config.training.clip_norm, norm)
+        self.optimizer.step(ratio)
+        self.masters.publish()
+        if self.ema is not None:
+            # Early averages must not be dominated by the initial weights.
+            weight = 1.0 - min(self.config.training.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(
+                list(self.ema.values()), [p.detach() for p in self.masters.named.values()], weight
+            )
+
+    def _roll_back(self, step: int) -> None:
+        """Weights and optimiser back to the last checkpoint; the data goes on from here."""
+        self.guard.rolled_back()
+        folder = checkpoints.newest(self.checkpoints, lambda text: self.log.write("note", text=text))
+        if folder is None:
+            raise MeleteError(
+                "the first steps failed and there is no checkpoint to go back to",
+                do="lower optimizer.learning_rate, or look at the skipped steps in events.jsonl",
+            )
+        self._load_tensors(folder)
+        self.log.write("rollback", step=step, to=folder.name)
+
+    # ------------------------------------------------------------------ evaluation and samples
+
+    @torch.no_grad()
+    def _evaluate(self) -> bool:
+        """Write the mean validation loss per item; True if it is the lowest so far."""
+        if self.valid_source is None or not self.valid_steps:
+            return False
+        loss = self.validation_loss()
+        counters = self.counters
+        improved = counters.best_loss is None or loss < counters.best_loss
+        counters.worse_evaluations = 0 if improved else counters.worse_evaluations + 1
+        if improved:
+            counters.best_loss, counters.best_step = loss, counters.step
+        self.log.write("eval", step=counters.step, elapsed=counters.elapsed, metrics={"loss": loss})
+        return improved
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """The weighted mean loss over the validation batches, by the averaged weights where there are any."""
+        assert self.valid_source is not None
+        self.objective.eval()
+        sums = dict.fromkeys(self.objective.weights, 0.0)
+        counts = dict.fromkeys(self.objective.weights, 0.0)
+        with self._averaged():
+            for step in range(self.valid_steps):
+                for examples in self.valid_source.micro_batches(step):
+                    batch = self.objective.prepare(examples, rng_for)
+                    ctx = Context(step, 1.0, torch.Generator(self.device).manual_seed(step))
+                    for name, count in self.objective.counts(batch).items():
+                        counts[name] += float(count)
+                    for name, part in self.objective(batch.to(self.device), ctx).items():
+                        sums[name] += float(part)
+        return sum(w * sums[name] / max(counts[name], 1.0) for name, w in self.objective.weights.items())
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model computes with the averaged weights inside this block."""
+        if self.ema is None:
+            yield
+            return
+        kept = {name: p.detach().clone() for name, p in self.masters.named.items()}
+        self.masters.load(self.ema)
+        try:
+            yield
+        finally:
+            self.masters.load(kept)
+
+    def _write_samples(self) -> None:
+        if self.sample is not None and self.world.is_main:
+            self.objective.eval()
+            with self._averaged():
+                for prompt, text in self.sample():
+                    self.log.write("sample", step=self.counters.step, prompt=prompt, text=text)
+
+    # ------------------------------------------------------------------ saving and going on
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, point `latest` and `best` at what they mean, remove old ones."""
+        if self.world.is_main:
+            begun = time.monotonic()
+            name = checkpoints.name_of(self.counters.step)
+            if not (self.checkpoints / name / "manifest.json").exists():
+                checkpoints.write_folder(self.checkpoints / name, self._fill)
+                fault = checkpoints.verify(self.checkpoints / name)
+                if fault is not None:
+                    raise MeleteError(f"the checkpoint just written does not read back: {fault}", where=name)
+                self.log.write(
+                    "checkpoint", step=self.counters.step, path=name, seconds=time.monotonic() - begun
+                )
+            checkpoints.point(self.checkpoints / "latest.json", name)
+            if self.counters.best_step == self.counters.step:
+                checkpoints.point(self.checkpoints / "best.json", name)
+            best = self.counters.best_step
+            checkpoints.rotate(
+                self.checkpoints,
+                self.config.training.keep,
+                None if best is None else checkpoints.name_of(best),
+            )
+        self.world.wait()
+
+    def _fill(self, folder: Path) -> None:
+        masters = {name: p.detach().cpu() for name, p in self.masters.named.items()}
+        self.objective.save(folder, masters, self.tokenizer)
+        tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizer.tensors().items()}
+        if self.ema is not None:
+            tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.items()}
+        values: dict[str, Any] = {
+            "counters": asdict(self.counters),
+            "guard": self.guard.state(),
+            "loss_scale": asdict(self.scale),
+            "events_offset": self.log.offset,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        checkpoints.save_state(folder, tensors, values)
+
+    def resume(self, folder: Path) -> None:
+        """Take up a checkpoint of this run: the steps that follow are those of a run that was never stopped."""
+        values = self._load_tensors(folder)
+        self.counters = checkpoints.Counters(**values["counters"])
+        self.guard.load(values["guard"])
+        self.scale = LossScale(**values["loss_scale"])
+        self.log.cut(values["events_offset"])
+        here = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        for what, now in here.items():
+            if values[what] != now:
+                self.log.write(
+                    "note",
+                    text=f"saved with {what} {values[what]}, now {now}: equal up to rounding, not bit for bit",
+                )
+
+    def _load_tensors(self, folder: Path) -> dict[str, Any]:
+        tensors, values = checkpoints.load_state(folder)
+        self.masters.load(self.objective.load(folder))
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "ema": {}}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = tensor.to(self.device)
+        self.optimizer.load(parts["optimizer"])
+        if self.ema is not None:
+            self.ema = {name: parts["ema"][name] for name in self.ema}
+        return values
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM ends the run at the next step's end, saved; the second at once."""
+
+        def note(number: int, _frame: object) -> None:
+            if self._stop_signal is not None:
+                raise KeyboardInterrupt
+            self._stop_signal = number
+            self.log.write("note", text="stopping after this step and saving; once more to quit at once")
+
+        # Handlers can only be set in the main thread; elsewhere the caller's own stay.
+        try:
+            before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
