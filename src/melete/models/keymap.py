@@ -1,0 +1,272 @@
+"""Two tables a model: its tensors' names and its config's names, ours beside Hugging Face's, read in both directions.
+
+Importing what was exported gives the same tensors and config back; whatever a table does not know is an error that
+names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+import torch
+from torch import Tensor
+
+from melete.errors import InputError
+from melete.models.base import DecoderConfig
+from melete.nn.positions import RopeParameters
+
+AnyConfig = TypeVar("AnyConfig", bound=DecoderConfig)
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Our tensor names beside Hugging Face's. `{}` stands for a layer's number.
+
+    Attributes:
+        pairs: (ours, theirs).
+        transposed: ends of our names whose matrices lie the other way round on their side.
+        tied: (theirs, theirs): the first is the second where the model ties them; a file may hold both.
+        optional_prefix: may be missing from every one of their names in a file.
+        ignored: their names that carry nothing.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    transposed: tuple[str, ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
+    optional_prefix: str = ""
+    ignored: tuple[str, ...] = ()
+
+    def our_name(self, theirs: str) -> str | None:
+        """Our name of one of their tensors; None if the table does not know it."""
+        return _translate(theirs, ((b, a) for a, b in self.pairs))
+
+    def their_name(self, ours: str) -> str:
+        """Their name of one of our tensors."""
+        name = _translate(ours, self.pairs)
+        assert name is not None, f"the key table lacks {ours}"
+        return name
+
+    def export_tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our state dict under their names, each tensor contiguous."""
+        return {
+            self.their_name(name): self._turn(name, tensor).contiguous() for name, tensor in state.items()
+        }
+
+    def import_tensors(
+        self, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str
+    ) -> dict[str, Tensor]:
+        """Their tensors under our names.
+
+        Args:
+            tensors: as they stand in the file.
+            shapes: what our model expects, by our names.
+            where: the file, for errors.
+
+        Raises:
+            InputError: tensors are left over or missing, a shape is not what the config says, or two tied tensors
+                differ.
+        """
+        tensors = self._with_prefix(tensors)
+        state: dict[str, Tensor] = {}
+        unknown: list[str] = []
+        for theirs, tensor in tensors.items():
+            ours = self.our_name(theirs)
+            if ours in shapes:
+                state[ours] = self._checked(ours, theirs, tensor, shapes[ours], where)
+            elif not self._is_copy(theirs, tensors, where) and not _matches(theirs, self.ignored):
+                unknown.append(theirs)
+        if unknown:
+            raise InputError(
+                f"{len(unknown)} tensors this model does not have ({_some(unknown)})",
+                where=where,
+                expected="the tensors config.json describes",
+            )
+        missing = [self.their_name(name) for name in shapes if name not in state]
+        if missing:
+            raise InputError(f"{len(missing)} tensors are missing ({_some(missing)})", where=where)
+        return state
+
+    def _with_prefix(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        prefix = self.optional_prefix
+        if not prefix or any(name.startswith(prefix) for name in tensors):
+            return tensors
+        heads = {first for first, _ in self.tied}
+        return {name if name in heads else prefix + name: tensor for name, tensor in tensors.items()}
+
+    def _turn(self, ours: str, tensor: Tensor) -> Tensor:
+        return tensor.t() if ours.endswith(self.transposed) and self.transposed else tensor
+
+    def _checked(self, ours: str, theirs: str, tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
+        turned = self._turn(ours, tensor) if tensor.dim() == 2 else tensor
+        if turned.shape != shape:
+            expected = shape[::-1] if turned is not tensor else shape
+            raise InputError(
+                f"{theirs} has shape {tuple(tensor.shape)}",
+                where=where,
+                expected=f"{tuple(expected)}, which is what config.json says",
+            )
+        return turned
+
+    def _is_copy(self, theirs: str, tensors: Mapping[str, Tensor], where: str) -> bool:
+        for copy, original in self.tied:
+            if theirs == copy and original in tensors:
+                if not torch.equal(tensors[copy], tensors[original]):
+                    raise InputError(
+                        f"{copy} differs from {original} though config.json ties them (tie_word_embeddings)",
+                        where=where,
+                    )
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class ConfigTable:
+    """Our config fields beside the keys of Hugging Face's `config.json`.
+
+    Every key of a file must be known here: read, checked to be the value our arithmetic has, or known to change
+    nothing. Otherwise a model that computes something else could load without a word.
+
+    Attributes:
+        model_type, architecture: what the file calls the family, and the class that opens the folder.
+        names: (ours, theirs).
+        defaults: what their class takes for a key that is missing; a key without one must be there.
+        fixed: their keys whose value our arithmetic fixes: the values accepted, the first of them written.
+        extras: our fields they have no word for; written under our name, and only when not zero.
+        ignored: their keys that do not change what the model computes.
+    """
+
+    model_type: str
+    architecture: str
+    names: tuple[tuple[str, str], ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+    ignored: frozenset[str] = frozenset()
+
+    def export_config(self, config: DecoderConfig) -> dict[str, Any]:
+        """The family's part of `config.json`."""
+        ours = msgspec.to_builtins(config)
+        values = {"architectures": [self.architecture], "model_type": self.model_type}
+        values |= {theirs: ours[name] for name, theirs in self.names}
+        values |= {theirs: accepted[0] for theirs, accepted in self.fixed.items()}
+        values |= {name: ours[name] for name in self.extras if ours[name]}
+        if isinstance(rope := getattr(config, "rope_parameters", None), RopeParameters):
+            values |= _export_rope(rope)
+        return values
+
+    def import_config(self, kind: type[AnyConfig], values: Mapping[str, Any], where: str) -> AnyConfig:
+        """Our config from the keys of a `config.json`.
+
+        Raises:
+            InputError: a key is missing, unknown, of the wrong type, or asks for arithmetic that is not ours.
+        """
+        values = dict(values)
+        if "rope_parameters" in dict(self.names):
+            values["rope_parameters"] = _import_rope(values, where)
+        for key, accepted in self.fixed.items():
+            found = values.pop(key, accepted[0])
+            for item in found if isinstance(found, list) else [found]:
+                if item not in accepted:
+                    shown = " or ".join(map(str, accepted))
+                    raise InputError(f"{key} is {item}, which is not supported", where=where, expected=shown)
+        ours: dict[str, Any] = {}
+        for name, theirs in self.names:
+            if theirs not in values and theirs not in self.defaults:
+                raise InputError(
+                    f"no {theirs}", where=where, expected=f"a config of a {self.model_type} model"
+                )
+            ours[name] = values.pop(theirs, self.defaults.get(theirs))
+        ours |= {name: values.pop(name) for name in self.extras if name in values}
+        if unknown := sorted(values.keys() - self.ignored - _IGNORED):
+            raise InputError(
+                f"unknown keys {_some(unknown)}",
+                where=where,
+                expected=f"the keys of a {self.model_type} model",
+                do="remove them if they do not change what the model computes",
+            )
+        return make_config(kind, ours, where)
+
+
+def make_config(kind: type[AnyConfig], values: Mapping[str, Any], where: str = "") -> AnyConfig:
+    """A config from plain values.
+
+    Raises:
+        InputError: an unknown key (the nearest is named), a missing one, or a wrong type.
+    """
+    import difflib
+
+    names = kind.__struct_fields__
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+            hint = f"`{near[0]}`" if near else ", ".join(names)
+            raise InputError(f"unknown key `{key}`", where=where, expected=hint)
+    try:
+        return msgspec.convert(msgspec.to_builtins(dict(values)), kind)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error).replace(" - at `$.", " at `"), where=where) from None
+
+
+def _export_rope(rope: RopeParameters) -> dict[str, Any]:
+    # transformers 5 reads rope_parameters; older readers (vLLM, llama.cpp's converter) the two other keys
+    new = {"rope_theta": rope.rope_theta, "rope_type": rope.rope_type, **msgspec.to_builtins(rope)}
+    old = (
+        {key: value for key, value in new.items() if key != "rope_theta"}
+        if rope.rope_type != "default"
+        else None
+    )
+    return {"rope_parameters": new, "rope_theta": rope.rope_theta, "rope_scaling": old}
+
+
+def _import_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
+    theta = values.pop("rope_theta", None)
+    old = values.pop("rope_scaling", None) or {}
+    rope = dict(values.pop("rope_parameters", None) or old)
+    rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type", "default")
+    if rope["rope_type"] not in ("default", "linear", "yarn"):
+        raise InputError(
+            f"rotary positions of type {rope['rope_type']!r} are not supported",
+            where=where,
+            expected="default, linear or yarn",
+        )
+    rope.setdefault("rope_theta", theta if theta is not None else 10000.0)
+    if rope["rope_type"] == "yarn":
+        rope.setdefault("original_max_position_embeddings", values.get("max_position_embeddings"))
+    return {key: value for key, value in rope.items() if value is not None}
+
+
+def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
+    template, numbers = re.sub(r"(?<=\.)\d+(?=\.)", "{}", name), re.findall(r"(?<=\.)\d+(?=\.)", name)
+    for source, target in pairs:
+        if source == template:
+            return target.format(*numbers)
+    return None
+
+
+def _matches(name: str, templates: Iterable[str]) -> bool:
+    return _translate(name, ((template, template) for template in templates)) is not None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# What every Hugging Face config may hold without changing the forward pass.
+_IGNORED = frozenset(
+    """
+    architectures model_type transformers_version dtype torch_dtype _name_or_path use_cache
+    output_attentions output_hidden_states return_dict attn_implementation _attn_implementation_autoset
+    id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class
+    sep_token_id decoder_start_token_id prefix cross_attention_hidden_size is_decoder is_encoder_decoder
+    tie_encoder_decoder chunk_size_feed_forward torchscript use_bfloat16 tf_legacy_loss pruned_heads
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k
+    top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    bad_words_ids num_return_sequences output_scores return_dict_in_generate forced_bos_token_id
+    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens
+    """.split()  # noqa: SIM905 (one name a line would be a page)
+)

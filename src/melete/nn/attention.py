@@ -1,0 +1,108 @@
+"""Scaled dot-product attention with grouped queries, and the one mask of a forward pass.
+
+Source: Vaswani et al. 2017, section 3.2; grouped queries: Ainslie et al. 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from melete.nn.cache import KVCache
+
+
+@dataclass
+class Mask:
+    """Which keys a query may see; built once a forward pass and read by every layer.
+
+    Attributes:
+        plain: one document a row and no padding, in the cache too.
+        causal: `plain`, and the queries are the keys: attention needs no tensor for its mask.
+        allowed: bool (B, 1, T, S), True where the key may be seen; None: as `causal` says, else every key.
+    """
+
+    plain: bool
+    causal: bool = False
+    allowed: Tensor | None = None
+    _bias: Tensor | None = field(default=None, repr=False)
+
+    def bias(self, length: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """The mask as a number to add to scores, (T, S) or (B, 1, T, S); None where every key may be seen."""
+        if self._bias is None and (self.causal or self.allowed is not None):
+            lowest = torch.finfo(dtype).min
+            if self.allowed is None:
+                self._bias = torch.full((length, length), lowest, dtype=dtype, device=device).triu_(1)
+            else:
+                self._bias = torch.zeros_like(self.allowed, dtype=dtype).masked_fill_(~self.allowed, lowest)
+        return self._bias
+
+
+def document_mask(doc_ids: Tensor, cache: KVCache | None = None) -> Mask:
+    """A token sees the earlier tokens of its own document, itself included.
+
+    Padding is document 0, which sees only padding: no row of scores is ever empty, so none turns into NaN.
+
+    Args:
+        doc_ids: int32 (B, T), see `Batch`.
+        cache: what was read before these tokens; its documents go on.
+    """
+    past = cache.length if cache is not None else 0
+    length = doc_ids.shape[1]
+    plain = (cache is None or cache.plain) and bool((doc_ids == 1).all())
+    if plain and (past == 0 or length == 1):
+        return Mask(plain, causal=length > 1)
+    keys = doc_ids if cache is None else torch.cat([cache.doc_ids[:, :past], doc_ids], dim=1)  # (B, S)
+    same = doc_ids[:, :, None] == keys[:, None, :]  # (B, T, S)
+    earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril_(past)  # (T, S)
+    return Mask(plain, allowed=(same & earlier)[:, None])  # (B, 1, T, S)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
+    """Softmax of the scaled scores, times the values. Query head h reads key-value head h // (H / Hkv).
+
+    Args:
+        q: (B, H, T, K).
+        k, v: (B, Hkv, S, K).
+        dropout: probability of dropping a weight; the caller passes 0 outside training.
+
+    Returns:
+        (B, T, H * K).
+    """
+    if _matmul_is_faster(q, k):
+        out = _matmul_attention(q, k, v, mask, dropout)
+    else:
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1:
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, K)
+        out = F.scaled_dot_product_attention(q, k, v, mask.allowed, dropout, is_causal=mask.causal)
+    return out.transpose(1, 2).flatten(2)  # (B, H, T, K) -> (B, T, H * K)
+
+
+def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
+    """The one place that chooses how attention is computed.
+
+    On a CPU in bfloat16 plain products run in matrix units that the backward pass of torch's fused attention does
+    not use (a tenth of a whole training step at 256 tokens), until the scores outgrow the caches. With a single
+    query nothing is saved by not storing the scores, and grouped keys need no copy.
+    """
+    if q.device.type != "cpu":
+        return False
+    return q.shape[2] == 1 or (q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512)
+
+
+def _matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    batch, heads, length, size = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    q = (q * size**-0.5).reshape(
+        batch, kv_heads, -1, size
+    )  # (B, Hkv, H / Hkv * T, K): a group shares its keys
+    scores = (q @ k.transpose(2, 3)).view(batch, heads, length, keys)  # (B, H, T, S)
+    bias = mask.bias(length, scores.dtype, scores.device)
+    if bias is not None:
+        scores = scores.add_(bias)
+    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    out = weights.view(batch, kv_heads, -1, keys) @ v  # (B, Hkv, H / Hkv * T, K)
+    return out.view(batch, heads, length, size)

@@ -1,0 +1,77 @@
+"""Keys and values of the positions a decoder has already read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from melete.errors import InputError
+
+
+class KVCache:
+    """Preallocated keys and values of every layer. Grouped heads are stored once, not per query head.
+
+    A forward pass calls `update` in each layer and `advance` at its end, so an interrupted pass leaves the cache
+    as it was.
+
+    Attributes:
+        length: positions held.
+        max_length: positions there is room for.
+        doc_ids: document of each held position, int32 (B, max_length); 0 is padding.
+        plain: no padding and one document a row so far, so that attention needs no mask.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch_size: int,
+        max_length: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        shape = (num_layers, batch_size, num_kv_heads, max_length, head_size)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, Hkv, S, K)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.doc_ids = torch.zeros((batch_size, max_length), dtype=torch.int32, device=device)
+        self.length = 0
+        self.plain = True
+
+    @property
+    def max_length(self) -> int:
+        return self.keys.shape[3]
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, Hkv, T, K) of one layer; return all of that layer so far, (B, Hkv, S, K).
+
+        Raises:
+            InputError: more positions than the cache has room for.
+        """
+        stop = self.length + keys.shape[2]
+        if stop > self.max_length:
+            raise InputError(
+                f"{stop} positions do not fit the key-value cache",
+                expected=f"at most {self.max_length} positions",
+            )
+        self.keys[layer, :, :, self.length : stop] = keys
+        self.values[layer, :, :, self.length : stop] = values
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def advance(self, doc_ids: Tensor, plain: bool) -> None:
+        """Count the positions that every layer has just written.
+
+        Args:
+            doc_ids: documents of these positions, int32 (B, T).
+            plain: see the attribute; what the mask of this pass found.
+        """
+        self.plain = plain
+        stop = self.length + doc_ids.shape[1]
+        self.doc_ids[:, self.length : stop] = doc_ids
+        self.length = stop
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order (a row may repeat): finished rows leave, beams move. `rows`: (B',)."""
+        self.keys = self.keys[:, rows]
+        self.values = self.values[:, rows]
+        self.doc_ids = self.doc_ids[rows]
