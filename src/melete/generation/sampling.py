@@ -1,0 +1,201 @@
+"""From logits to tokens: pure functions on logits float32 (B, V), and the state that penalties need.
+
+A filter sets what it takes away to minus infinity, and always leaves a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from melete.generation.settings import GenerationSettings
+
+# A nucleus is nearly always found among this many tokens; sorting a whole vocabulary costs ten times as much.
+_NUCLEUS_WIDTH = 1024
+# Dividing by less than this overflows float32, and would choose the likeliest token anyway.
+_GREEDY_BELOW = 1e-5
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the k largest (and whatever ties with the k-th). Fan et al. 2018, section 5.4."""
+    least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest likeliest tokens whose probabilities reach p (the nucleus). Holtzman et al. 2020, section 3.1."""
+    return _keep_mass(logits, logits.softmax(-1), -logits, p)
+
+
+def min_p(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens whose probability is at least p times the largest one. Nguyen et al. 2024, section 3."""
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
+
+
+def typical_p(logits: Tensor, mass: float) -> Tensor:
+    """Keep the tokens whose surprise is nearest to its expectation, up to `mass`. Meister et al. 2023, section 3."""
+    log_probabilities = logits.log_softmax(-1)
+    probabilities = log_probabilities.exp()
+    entropy = -(log_probabilities * probabilities).nansum(-1, keepdim=True)  # (B, 1); 0 * log 0 counts as 0
+    return _keep_mass(logits, probabilities, (-log_probabilities - entropy).abs(), mass)
+
+
+def _keep_mass(logits: Tensor, probabilities: Tensor, cost: Tensor, mass: float) -> Tensor:
+    """Keep tokens in order of rising cost until their probabilities reach `mass`."""
+    width = min(_NUCLEUS_WIDTH, logits.shape[-1])
+    costs, order = cost.topk(width, dim=-1, largest=False)  # (B, width)
+    reached = probabilities.gather(-1, order).cumsum(-1)
+    if width < logits.shape[-1] and bool((reached[:, -1] < mass).any()):
+        costs, order = cost.sort(-1)
+        reached = probabilities.gather(-1, order).cumsum(-1)
+    last = (reached < mass).sum(-1, keepdim=True).clamp_max(costs.shape[-1] - 1)  # (B, 1)
+    return logits.masked_fill(cost > costs.gather(-1, last), -torch.inf)
+
+
+def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide positive logits of seen tokens by the penalty, multiply negative ones. Keskar et al. 2019, section 4.1.
+
+    Args:
+        seen: bool (B, V), the tokens of the prompt and the answer.
+    """
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def occurrence_penalty(logits: Tensor, counts: Tensor, frequency: float, presence: float) -> Tensor:
+    """Subtract `frequency` per occurrence, and `presence` once, as OpenAI's completion API defines them.
+
+    Args:
+        counts: int (B, V), how often each token occurs in the answer so far.
+    """
+    return logits - frequency * counts - presence * (counts > 0)
+
+
+def no_repeat_ngram(logits: Tensor, history: Tensor, size: int) -> Tensor:
+    """Forbid tokens that would complete a run of `size` tokens that is already there. Paulus et al. 2018, section 2.5.
+
+    A row whose every token would be forbidden is left as it is.
+
+    Args:
+        history: int64 (B, L), prompt and answer; -1 is padding, on the left.
+    """
+    if history.shape[1] < size:
+        return logits
+    windows = history.unfold(1, size, 1)  # (B, L - size + 1, size)
+    ending = history[:, history.shape[1] - size + 1 :]  # (B, size - 1)
+    last = windows[..., -1]  # (B, L - size + 1)
+    repeats = (windows[..., :-1] == ending[:, None]).all(-1) & (last >= 0)
+    rows, places = repeats.nonzero(as_tuple=True)
+    forbidden = torch.zeros_like(logits, dtype=torch.bool)
+    forbidden[rows, last[rows, places]] = True
+    forbidden &= ~forbidden.all(-1, keepdim=True)
+    return logits.masked_fill(forbidden, -torch.inf)
+
+
+def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw one token a row by inverting the cumulative distribution: (B,) int64.
+
+    Each row draws one number from its own CPU generator, so that its token does not depend on the other rows.
+    """
+    cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(
+        -1
+    )  # float32 would lose the tail of a large vocabulary
+    draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
+    # The first entry above the draw has a positive probability, because a draw is below 1.
+    threshold = draws.to(logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+class Sampler:
+    """Chooses tokens for a batch of rows, and remembers what penalties need, row by row.
+
+    Memory is preallocated and only for the penalties in use. The work of one token does not grow with its row,
+    but for the n-gram rule, which compares one tensor of the row's length.
+
+    Args:
+        prompts: token ids of each row.
+        streams: number of each row's random stream; equal seed and stream give equal draws.
+        vocab_size: V.
+    """
+
+    def __init__(
+        self,
+        settings: GenerationSettings,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        self._settings = settings
+        self._generators = [_generator(settings.seed, stream) for stream in streams]
+        self._seen = self._counts = self._history = None
+        shape = (len(prompts), vocab_size)
+        if settings.repetition_penalty != 1:
+            self._seen = torch.zeros(shape, dtype=torch.bool)  # (B, V)
+            for row, prompt in enumerate(prompts):
+                self._seen[row, list(prompt)] = True
+            self._seen = self._seen.to(device)
+        if settings.frequency_penalty or settings.presence_penalty:
+            self._counts = torch.zeros(shape, dtype=torch.int32, device=device)  # (B, V)
+        if settings.no_repeat_ngram_size:
+            self._length = max(map(len, prompts))
+            history = torch.full((len(prompts), self._length + settings.max_new_tokens), -1)  # (B, L)
+            for row, prompt in enumerate(prompts):
+                history[row, self._length - len(prompt) : self._length] = torch.as_tensor(prompt)
+            self._history = history.to(device)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next token of each row: (B,) int64 from logits float32 (B, V)."""
+        s = self._settings
+        if self._seen is not None:
+            logits = repetition_penalty(logits, self._seen, s.repetition_penalty)
+        if self._counts is not None:
+            logits = occurrence_penalty(logits, self._counts, s.frequency_penalty, s.presence_penalty)
+        if self._history is not None:
+            logits = no_repeat_ngram(logits, self._history[:, : self._length], s.no_repeat_ngram_size)
+        greedy = s.temperature < _GREEDY_BELOW
+        tokens = logits.argmax(-1) if greedy else sample(self._filter(logits), self._generators)
+        self._remember(tokens)
+        return tokens
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        self._generators = [self._generators[row] for row in rows]
+        if self._seen is not None:
+            self._seen = self._seen[list(rows)]
+        if self._counts is not None:
+            self._counts = self._counts[list(rows)]
+        if self._history is not None:
+            self._history = self._history[list(rows)]
+
+    def _filter(self, logits: Tensor) -> Tensor:
+        s = self._settings
+        if s.temperature != 1:
+            logits = logits / s.temperature
+        if s.top_k:
+            logits = top_k(logits, s.top_k)
+        if s.top_p < 1:
+            logits = top_p(logits, s.top_p)
+        if s.min_p:
+            logits = min_p(logits, s.min_p)
+        if s.typical_p < 1:
+            logits = typical_p(logits, s.typical_p)
+        return logits
+
+    def _remember(self, tokens: Tensor) -> None:
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+        if self._counts is not None:
+            self._counts.scatter_add_(1, tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.int32))
+        if self._history is not None:
+            self._history[:, self._length] = tokens
+            self._length += 1
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    """Streams of one seed are unrelated to each other and to those of the next seed."""
+    state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
