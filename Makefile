@@ -27,7 +27,7 @@ test-slow: $(VENV)/installed-dev ## the long proofs: kill and resume, learning, 
 check: $(VENV)/installed-dev ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/installed ## write the pages that are made from the code
 	$(BIN)/python tools/cli_reference.py
