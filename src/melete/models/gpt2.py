@@ -94,7 +94,7 @@ class Model(Decoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config: Config = config
+        self.config = config
         self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)

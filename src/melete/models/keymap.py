@@ -75,7 +75,7 @@ class KeyTable:
         unknown: list[str] = []
         for theirs, tensor in tensors.items():
             ours = self.our_name(theirs)
-            if ours in shapes:
+            if ours is not None and ours in shapes:
                 state[ours] = self._checked(ours, theirs, tensor, shapes[ours], where)
             elif not self._is_copy(theirs, tensors, where) and not _matches(theirs, self.ignored):
                 unknown.append(theirs)

@@ -129,7 +129,7 @@ class Model(Decoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config: Config = config
+        self.config = config
         self.rotary = Rotary(config.head_dim, config.rope_parameters)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)

@@ -1,0 +1,228 @@
+"""Model folders in the Hugging Face layout, written and read.
+
+    config.json  model.safetensors  generation_config.json  + the tokenizer's files
+
+Reads what `save_pretrained` writes, sharded or not, and what older versions wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from melete.errors import InputError, StorageError
+from melete.models import FAMILIES, family, skeleton
+from melete.models.base import Decoder, DecoderConfig
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+)
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+
+
+def save_model(
+    folder: Path, model: Decoder, *, tokenizer: Path | None, state_dict: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` opens. Each file appears whole or not at all.
+
+    Args:
+        folder: made if it does not exist.
+        model: its family and config, and its weights unless `state_dict` is given.
+        tokenizer: folder whose tokenizer files are copied.
+        state_dict: other weights under the model's names (float32 masters, an average).
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    module = family(model.family)
+    tensors = module.KEYS.export_tensors(model.state_dict() if state_dict is None else state_dict)
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    config = module.CONFIG_KEYS.export_config(model.config) | {"dtype": dtype}
+    specials = {
+        name: config[name]
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if config[name] is not None
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / CONFIG, config)
+        _write_json(folder / GENERATION, specials)
+        if tokenizer is not None and tokenizer != folder:
+            for name in TOKENIZER_FILES:
+                if (tokenizer / name).is_file():
+                    shutil.copyfile(tokenizer / name, folder / name)
+        partial = folder / f".{WEIGHTS}.partial"
+        save_file(tensors, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise StorageError(f"the model could not be written: {reason}", where=str(folder)) from error
+
+
+def load_model(
+    folder: Path, *, max_position_embeddings: int | None = None, rope_scaling: str | None = None
+) -> Decoder:
+    """A model from a folder in the Hugging Face layout: float32, on the CPU, in evaluation mode.
+
+    Args:
+        folder: see `locate`.
+        max_position_embeddings: another context length: learned positions are interpolated (or cut), rotary ones
+            scaled.
+        rope_scaling: "linear" (position interpolation) or "yarn" (the default when the context grows).
+
+    Raises:
+        InputError: no model there, or its files contradict one another; the line names the file and the key.
+    """
+    values = _read_json(folder / CONFIG)
+    module = _family_of(values, folder / CONFIG)
+    config = module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
+    shapes = {
+        name: tensor.shape for name, tensor in skeleton(module.Model.family, config).state_dict().items()
+    }
+    tensors, where = _read_tensors(folder)
+    state = module.KEYS.import_tensors(tensors, shapes, where)
+    state = {name: tensor.float().contiguous() for name, tensor in state.items()}
+    if max_position_embeddings is not None or rope_scaling is not None:
+        length = max_position_embeddings or config.max_position_embeddings
+        config, state = module.resize_context(config, state, length, rope_scaling)
+    model = skeleton(module.Model.family, config)
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.eval()
+
+
+def load_config(folder: Path) -> DecoderConfig:
+    """The config of a model folder, without its weights.
+
+    Raises:
+        InputError: no config.json, or not one of a family we have.
+    """
+    values = _read_json(folder / CONFIG)
+    module = _family_of(values, folder / CONFIG)
+    return module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
+
+
+def locate(source: str) -> Path:
+    """The folder that holds a model's files.
+
+    Args:
+        source: a run folder (its final model, else its best, else its latest checkpoint), a checkpoint, any folder
+            in the Hugging Face layout, or the name of a model on the Hub ("owner/name").
+
+    Raises:
+        InputError: nothing there, or no model in it.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path if (path / CONFIG).is_file() else _in_run(path)
+    if path.exists():
+        raise InputError(
+            "a file, not a folder", where=source, expected="a run, a checkpoint or a model folder"
+        )
+    # "runs/typo" looks like a Hub name too: what stands beside an existing folder is a path
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) and not path.parent.is_dir():
+        from melete.data.hub import download
+
+        return download(source, kind="model", patterns=_HUB_FILES)
+    raise InputError(
+        "no such folder", where=source, expected="a run, a checkpoint, a model folder or a Hub name"
+    )
+
+
+def _in_run(run: Path) -> Path:
+    if (run / "final" / CONFIG).is_file():
+        return run / "final"
+    for pointer in (run / "best.json", run / "latest.json"):
+        if pointer.is_file():
+            name = _read_json(pointer).get("checkpoint")
+            folder = run / "checkpoints" / str(name)
+            if not isinstance(name, str) or not (folder / CONFIG).is_file():
+                raise InputError(f"points to {name}, which holds no model", where=str(pointer))
+            return folder
+    raise InputError(
+        f"no model here: neither {CONFIG} nor a checkpoint of a run",
+        where=str(run),
+        do="give a run that has saved a checkpoint, or a model folder",
+    )
+
+
+def _family_of(values: Mapping[str, Any], where: Path) -> Any:
+    name = values.get("model_type")
+    if name not in FAMILIES:
+        raise InputError(f"model_type is {name!r}", where=str(where), expected=" or ".join(FAMILIES))
+    return family(str(name))
+
+
+def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], str]:
+    """All tensors of a folder under the names in its files, and the file to name in errors."""
+    if (folder / WEIGHTS).is_file():
+        return _read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        index = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise InputError("no weight_map", where=str(folder / INDEX))
+        tensors: dict[str, Tensor] = {}
+        for name in sorted(set(index.values())):
+            if Path(name).name != name or not (folder / name).is_file():
+                raise InputError(f"the shard {name} is missing", where=str(folder / INDEX))
+            tensors |= _read_safetensors(folder / name)
+        return tensors, str(folder / INDEX)
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickled:
+        raise InputError(
+            f"{pickled[0]} is a pickle, which can run code, and there is no {WEIGHTS}",
+            where=str(folder),
+            do="convert it once with transformers: "
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
+        )
+    raise InputError(f"no {WEIGHTS}", where=str(folder))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise InputError(f"not a whole safetensors file ({error})", where=str(path)) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(
+            "no such file", where=str(path), expected="a model folder in the Hugging Face layout"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid JSON ({error})", where=str(path)) from None
+    if not isinstance(values, dict):
+        raise InputError("not a JSON object", where=str(path))
+    return values
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
