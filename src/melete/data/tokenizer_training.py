@@ -1,0 +1,259 @@
+"""How a tokenizer is learned from a corpus of any size in flat memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import tokenizers as hf
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from melete.console import Progress, say
+from melete.errors import InputError
+
+SAMPLE_CHARACTERS = 64_000_000
+END = "<|endoftext|>"
+
+# A learner keeps every distinct pre-token and all its pairs in memory, and unspaced text (Chinese, base64, a line of
+# dashes) makes pre-tokens as long as the text. Cutting such runs bounds both; prose is hardly ever touched.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_LONG_RUN = re.compile(rf"[{_CJK}]{{16}}|\S{{128}}|\s{{128}}")
+_PIECE = 1 << 16
+_LONGEST_TOKEN = 64  # bytes
+
+
+def train(
+    texts: Iterable[str], kind: str, vocab_size: int, special_tokens: Sequence[str], lowercase: bool
+) -> tuple[str, dict[str, Any]]:
+    """The tokenizer.json text and tokenizer_config.json values of a newly trained tokenizer.
+
+    Raises:
+        InputError: unknown kind, no text, or a vocabulary too small for the kind.
+    """
+    if kind not in _LEARNERS:
+        raise InputError(f"unknown kind of tokenizer {kind!r}", expected=", ".join(_LEARNERS))
+    if vocab_size < 1:
+        raise InputError(f"vocabulary of {vocab_size}", where="vocab_size", expected="a positive number")
+    if lowercase and kind != "wordpiece":
+        raise InputError("only a wordpiece tokenizer can be lower-cased", where="lowercase")
+    if any(not token.strip() for token in special_tokens):
+        raise InputError("an empty special token", where="special_tokens")
+    if kind in ("char", "word"):
+        tokenizer, config = _LEARNERS[kind](texts, vocab_size, special_tokens)
+    else:
+        pieces, characters = _sample(texts)
+        if not pieces:
+            raise InputError("no text to train a tokenizer on")
+        with Progress(f"training a {kind} tokenizer", "million characters", characters / 1e6) as progress:
+            feed = _feed(pieces, progress)
+            tokenizer, config = _LEARNERS[kind](feed, vocab_size, special_tokens, lowercase)
+    found = tokenizer.get_vocab_size()
+    if found > vocab_size:
+        raise InputError(
+            f"{vocab_size} tokens cannot hold this text's characters and special tokens",
+            where="vocab_size",
+            expected=f"at least {found}",
+        )
+    if found < vocab_size:
+        say(f"the text yields only {found} tokens of the {vocab_size} asked for: the vocabulary is {found}")
+    return _as_text(tokenizer, special_tokens), config | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _sample(texts: Iterable[str]) -> tuple[list[str], int]:
+    """Pieces spread evenly over the whole text, and their characters. Reads once, and depends on the text alone.
+
+    Every `stride`-th piece is kept; when they become too many, every other one is dropped and the stride doubles.
+    """
+    kept: list[str] = []
+    characters, total, seen, stride = 0, 0, 0, 1
+    with Progress("reading", "million characters") as progress:
+        for piece in _pieces(texts):
+            total += len(piece)
+            progress.advance(len(piece) / 1e6)
+            if seen % stride == 0:
+                kept.append(piece)
+                characters += len(piece)
+            seen += 1
+            while characters > SAMPLE_CHARACTERS and len(kept) > 1:
+                kept = kept[::2]
+                characters = sum(map(len, kept))
+                stride *= 2
+    if stride > 1:
+        say(
+            f"the tokenizer learns from {characters / 1e6:,.0f} of {total / 1e6:,.0f} million characters: "
+            f"1 piece in {stride}, evenly over the text"
+        )
+    return kept, characters
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Texts, the long ones cut at line ends or spaces and the short ones together, so that a piece is a fair unit."""
+    for text in texts:
+        start = 0
+        while start < len(text):
+            stop = min(start + _PIECE, len(text))
+            if stop < len(text):
+                cut = max(text.rfind("\n", start, stop), text.rfind(" ", start, stop))
+                stop = cut if cut > start else stop
+            yield text[start:stop]
+            start = stop
+
+
+def _feed(pieces: Iterable[str], progress: Progress) -> Iterator[list[str]]:
+    """What the learner reads: pieces without over-long runs."""
+    for piece in pieces:
+        progress.advance(len(piece) / 1e6)
+        cuts = [0, *(match.end() for match in _LONG_RUN.finditer(piece)), len(piece)]
+        yield [piece[a:b] for a, b in pairwise(cuts) if a < b]
+
+
+def _byte_bpe(
+    feed: Iterator[list[str]], vocab_size: int, extra: Sequence[str], lowercase: bool
+) -> tuple[hf.Tokenizer, dict[str, Any]]:
+    tokenizer = hf.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END, *extra],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=_LONGEST_TOKEN,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(feed, trainer)
+    return tokenizer, {f"{role}_token": END for role in ("bos", "eos", "pad", "unk")}
+
+
+def _wordpiece(
+    feed: Iterator[list[str]], vocab_size: int, extra: Sequence[str], lowercase: bool
+) -> tuple[hf.Tokenizer, dict[str, Any]]:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = hf.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[*special, *extra],
+        # Each letter may come twice, as `a` and as `##a`: rare characters must not fill the vocabulary.
+        limit_alphabet=max((vocab_size - len(special) - len(extra)) // 2, 1),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(feed, trainer)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    assert cls is not None and sep is not None
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+    )
+    names = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+    return tokenizer, names | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+
+
+def _unigram(
+    feed: Iterator[list[str]], vocab_size: int, extra: Sequence[str], lowercase: bool
+) -> tuple[hf.Tokenizer, dict[str, Any]]:
+    special = ["<pad>", "</s>", "<unk>"]
+    tokenizer = hf.Tokenizer(models.Unigram())
+    # Nothing is normalised and no space is added in front, so that a text comes back exactly.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(prepend_scheme="never")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=[*special, *extra], unk_token="<unk>", show_progress=False
+    )
+    try:
+        tokenizer.train_from_iterator(feed, trainer)
+    except Exception as error:  # a bare Exception of the library
+        raise InputError(f"unigram training failed: {error}", do="ask for a larger vocabulary") from None
+    end = tokenizer.token_to_id("</s>")
+    assert end is not None
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
+    )
+    return tokenizer, {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def _char(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[hf.Tokenizer, dict[str, Any]]:
+    counts = _count(texts, None)
+    vocabulary = _vocabulary(counts, vocab_size, [END, "<unk>", *extra])
+    # Merging nothing is one token a character, without a pre-tokenizer's cost for each of them.
+    tokenizer = hf.Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([END, *extra])
+    return tokenizer, {f"{role}_token": END for role in ("bos", "eos", "pad")}
+
+
+def _word(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[hf.Tokenizer, dict[str, Any]]:
+    counts = _count(texts, _WORD)
+    vocabulary = _vocabulary(counts, vocab_size, [END, "<unk>", *extra])
+    tokenizer = hf.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(hf.Regex(_WORD.pattern), "removed", invert=True)
+    # The WordPiece decoder sets a space between words; no word starts with its prefix, which is a space itself.
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix=" ", cleanup=False),
+            decoders.Fuse(),
+            decoders.Replace(hf.Regex(" ?\n ?"), "\n"),
+        ]
+    )
+    tokenizer.add_special_tokens([END, *(token for token in extra if token != "<unk>")])
+    return tokenizer, {f"{role}_token": END for role in ("bos", "eos", "pad")}
+
+
+_WORD = re.compile(r"\n|\S+")
+_LEARNERS = {
+    "byte-bpe": _byte_bpe,
+    "wordpiece": _wordpiece,
+    "unigram": _unigram,
+    "char": _char,
+    "word": _word,
+}
+
+
+def _count(texts: Iterable[str], word: re.Pattern[str] | None) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with Progress("counting", "million characters") as progress:
+        for text in texts:
+            counts.update(text if word is None else word.findall(text))
+            progress.advance(len(text) / 1e6)
+            if len(counts) > 20_000_000:  # about 2 GB: the rarest cannot enter the vocabulary any more
+                counts = Counter({token: n for token, n in counts.items() if n > 1})
+    if not counts:
+        raise InputError("no text to train a tokenizer on")
+    return counts
+
+
+def _vocabulary(counts: Counter[str], vocab_size: int, special: Sequence[str]) -> dict[str, int]:
+    """Special tokens, then what is most frequent; equal counts in the order of the characters."""
+    special = list(dict.fromkeys(special))
+    for token in special:
+        counts.pop(token, None)
+    room = max(vocab_size - len(special), 0)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    total, kept = counts.total(), sum(count for _, count in ranked[:room])
+    if kept < total:
+        say(
+            f"{len(ranked) - room} of {len(ranked)} symbols ({1 - kept / total:.2%} of the text) become <unk>"
+        )
+    return {token: i for i, token in enumerate([*special, *(token for token, _ in ranked[:room])])}
+
+
+def _as_text(tokenizer: hf.Tokenizer, symbols: Sequence[str]) -> str:
+    """tokenizer.json, in which the declared symbols are kept whole but are part of the text when decoding."""
+    values = json.loads(tokenizer.to_str())
+    for token in values["added_tokens"]:
+        if token["content"] in symbols:
+            token["special"] = False
+    return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
