@@ -65,9 +65,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    capabilities = (
-        torch.backends.cpu.get_capabilities() if hasattr(torch.backends.cpu, "get_capabilities") else {}
-    )
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
