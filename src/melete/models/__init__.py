@@ -30,6 +30,16 @@ def family(name: str) -> ModuleType:
     return importlib.import_module(FAMILIES[name])
 
 
+def is_spec(source: str) -> bool:
+    """Whether this names a model to build ("qwen3", "qwen3:tiny") and not one to load."""
+    return source.partition(":")[0] in FAMILIES
+
+
+def presets(family_name: str) -> list[str]:
+    """The presets of a family, smallest first."""
+    return list(family(family_name).PRESETS)
+
+
 def preset(name: str, **overrides: Any) -> DecoderConfig:
     """The config of `family:preset`, or of a family's "tiny", with fields replaced.
 
@@ -63,7 +73,7 @@ def build(
     *,
     vocab_size: int | None = None,
     seed: int = 0,
-    initialisation: str | None = None,
+    init: str | None = None,
     **overrides: Any,
 ) -> Decoder:
     """A new model with random weights, float32 on the CPU, in training mode.
@@ -72,7 +82,7 @@ def build(
         name: "qwen3:tiny", or a family for its "tiny".
         vocab_size: rows of the embedding; None keeps the preset's.
         seed: the same seed gives the same weights, whatever was drawn before.
-        initialisation: a scheme of `nn.init`; None is the family's own.
+        init: a scheme of `nn.init`; None is the family's own.
         overrides: config fields.
 
     Raises:
@@ -87,7 +97,7 @@ def build(
     model = skeleton(module.Model.family, config).to_empty(device="cpu")
     initialise(
         model,
-        initialisation or module.INITIALISATION,
+        init or module.INITIALISATION,
         std=config.initializer_range,
         seed=seed,
         num_layers=config.num_hidden_layers,

@@ -244,7 +244,7 @@ CONFIG_KEYS = ConfigTable(
         "hidden_act": ("silu",),
         "attention_bias": (False,),
         "use_sliding_window": (False,),
-        "layer_types": ("full_attention",),
+        "layer_types": (None, "full_attention"),
     },
     extras=("hidden_dropout", "embedding_dropout", "weight_dropout"),
     ignored=frozenset({"sliding_window", "max_window_layers"}),  # read only with use_sliding_window
