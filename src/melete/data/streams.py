@@ -11,7 +11,9 @@ import gzip
 import io
 import lzma
 import os
+import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from melete.errors import InputError, StorageError
 MAX_LINE_BYTES = 16 << 20
 STDIN = "-"
 _READ_BYTES = 1 << 20
+_SPOOLED = "melete-stdin-"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _REFUSED_MAGIC = {
@@ -66,7 +69,20 @@ class Reading:
 
 def display_name(name: str) -> str:
     """The file as messages call it."""
-    return "<stdin>" if name == STDIN else name
+    return "<stdin>" if name == STDIN or os.path.basename(name).startswith(_SPOOLED) else name
+
+
+def spool(name: str, suffix: str) -> tempfile._TemporaryFileWrapper[bytes]:
+    """Standard input or a pipe, decompressed, as a temporary file that can be read again; gone when let go of.
+
+    Raises:
+        InputError, StorageError: as `open_bytes`; also for a full disk.
+    """
+    kept = tempfile.NamedTemporaryFile(prefix=_SPOOLED, suffix=suffix)  # noqa: SIM115  # lives as long as its holder
+    with open_bytes(name) as stream:
+        shutil.copyfileobj(stream, kept)
+        kept.flush()
+    return kept
 
 
 @contextmanager
@@ -97,7 +113,7 @@ def open_bytes(name: str) -> Iterator[io.BufferedIOBase]:
             f"damaged compressed data ({error})", where=where, do="fetch or compress the file again"
         ) from error
     except OSError as error:
-        raise StorageError(f"cannot be read ({error.strerror or error})", where=where) from error
+        raise StorageError(error.strerror or str(error), where=where) from error
 
 
 @contextmanager
