@@ -112,6 +112,14 @@ def test_page_shows_the_run(run: Path) -> None:
         assert shown in text
 
 
+def test_without_a_result_the_last_samples_are_the_completions(run: Path) -> None:
+    drawn = [{"event": "sample", "step": at, "prompt": "a", "text": f"text {at}"} for at in (10, 20)]
+    write_events(run, [START, step(0), *drawn])
+    html = render_report(run)
+    completions, along = html.index('id="completions"'), html.index('id="samples"')
+    assert completions < html.index("text 20") < along < html.index("text 10")
+
+
 def test_page_needs_no_network(run: Path) -> None:
     write_events(run, [START, step(0), RESULT])
     html = render_report(run)

@@ -79,12 +79,16 @@ def render_report(run: Path, lang: str = "auto") -> str:
     config = read_config(run)
     summary = summarise(run)
     result = events.get("result", [{}])[-1]
+    samples, completions = events.get("sample", []), result.get("samples") or []
+    if not completions and samples:  # no result (yet): the last ones drawn while training
+        completions = [one for one in samples if one.get("step") == samples[-1].get("step")]
+        samples = samples[: -len(completions)]
     sections = [
         _head(summary, events, config, result),
         _section("results", _results(result.get("table") or [])),
         _section("curves", _curves(events)),
-        _section("completions", "".join(_quote(one) for one in result.get("samples") or [])),
-        _section("samples", _samples(events.get("sample", []))),
+        _section("completions", "".join(_quote(one) for one in completions)),
+        _section("samples", _samples(samples)),
         _section("diversity", _diversity(result.get("diversity") or {})),
         _section("choices", _choices(config)),
         _section("skips", _skips(events)),
