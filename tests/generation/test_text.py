@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -31,7 +32,7 @@ class Chunks:
 
     def __init__(self, text: str, cuts: list[int]) -> None:
         data, places = text.encode(), [0, *cuts, len(text.encode())]
-        self.pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+        self.pieces = [data[a:b] for a, b in itertools.pairwise(places)]
 
     def decode(self, ids):
         return b"".join(self.pieces[i] for i in ids).decode("utf-8", errors="replace")

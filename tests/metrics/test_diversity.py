@@ -6,8 +6,8 @@ from melete.metrics.diversity import distinct_n, diversity, repetition_rate
 
 
 def test_distinct_n_counts_over_all_sequences():
-    assert distinct_n(["the cat the cat".split()], 1) == 2 / 4
-    assert distinct_n(["the cat the cat".split()], 2) == 2 / 3
+    assert distinct_n([["the", "cat", "the", "cat"]], 1) == 2 / 4
+    assert distinct_n([["the", "cat", "the", "cat"]], 2) == 2 / 3
     assert distinct_n([[1, 2], [1, 2]], 2) == 1 / 2
 
 

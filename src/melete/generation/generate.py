@@ -73,9 +73,6 @@ class Decoding:
     Prompts of different lengths are padded on the left. Once a row has filled the model's context, it goes on with
     the newest half of it, read again from position 0: rows of the batch that are shorter are read again as they
     are, so they do not notice.
-
-    Attributes:
-        answers: how many answers are made, `len(prompts) * num_return_sequences`.
     """
 
     def __init__(
@@ -100,7 +97,7 @@ class Decoding:
         prompts = [
             _checked_prompt(prompt, model.config.vocab_size, self._context, settings) for prompt in prompts
         ]
-        self.answers = len(prompts) * each
+        answers = range(len(prompts) * each)
         self._rows = [
             _Row(
                 answer,
@@ -108,9 +105,9 @@ class Decoding:
                 settings.max_new_tokens,
                 TextStream(tokenizer, settings.stop) if tokenizer else None,
             )
-            for answer in range(self.answers)
+            for answer in answers
         ]
-        streams = [answer % each for answer in range(self.answers)]
+        streams = [answer % each for answer in answers]
         self._sampler = Sampler(
             settings, [row.ids for row in self._rows], streams, model.config.vocab_size, self._device
         )
@@ -199,6 +196,26 @@ class Decoding:
         return self._model.logits(hidden[:, -1]).float()  # (B, V)
 
 
+def stream(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+    tokenizer: Decodes | None = None,
+) -> Iterator[Piece]:
+    """Each token of each answer as it comes; the texts of one answer joined are that answer.
+
+    Args:
+        prompts: token ids of each prompt, none empty.
+        tokenizer: needed for texts and for stop texts.
+
+    Raises:
+        InputError: see `Decoding`.
+    """
+    decoding = Decoding(model, prompts, settings, tokenizer)
+    while not decoding.done:
+        yield from decoding.step()
+
+
 def generate(
     model: CausalModel,
     prompts: Sequence[Sequence[int]],
@@ -207,37 +224,20 @@ def generate(
     tokenizer: Decodes | None = None,
     on_token: Callable[[Piece], None] | None = None,
 ) -> list[list[int]]:
-    """The new tokens of each answer, in the order of the prompts; an end-of-text token that ended one is part of it.
+    """The new tokens of each answer, in the order of the prompts; a token that ended an answer is part of it.
 
     Args:
-        prompts: token ids of each prompt, none empty.
-        tokenizer: needed for stop texts, and for the text in `on_token`.
-        on_token: called with each token as it comes.
+        on_token: called with each token as it comes; the others are those of `stream`.
 
     Raises:
         InputError: see `Decoding`.
     """
-    decoder = Decoding(model, prompts, settings, tokenizer)
-    answers: list[list[int]] = [[] for _ in range(decoder.answers)]
-    while not decoder.done:
-        for piece in decoder.step():
-            answers[piece.answer].append(piece.token)
-            if on_token is not None:
-                on_token(piece)
+    answers: list[list[int]] = [[] for _ in range(len(prompts) * settings.num_return_sequences)]
+    for piece in stream(model, prompts, settings, tokenizer):
+        answers[piece.answer].append(piece.token)
+        if on_token is not None:
+            on_token(piece)
     return answers
-
-
-def stream(
-    model: CausalModel, tokenizer: Tokenizer, prompts: Sequence[str], settings: GenerationSettings
-) -> Iterator[Piece]:
-    """Continue texts, giving each token with the text it completes; an answer's texts joined are the answer.
-
-    Raises:
-        InputError: see `Decoding` and `encode_prompt`.
-    """
-    decoder = Decoding(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], settings, tokenizer)
-    while not decoder.done:
-        yield from decoder.step()
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
