@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from melete.baselines.ngram import FALLBACK_DISCOUNTS, NGram, discounts
+from melete.baselines.ngram import FALLBACK_DISCOUNTS, TRUST_LEVELS, NGram, discounts
 from melete.errors import InputError
 
 VOCABULARY = 7
@@ -104,11 +104,12 @@ def test_boundary_hides_what_precedes_it() -> None:
     assert np.array_equal(model.next_log_probs([1, 2, 0, 3]), model.next_log_probs([4, 4, 0, 3]))
 
 
-def test_contexts_are_reported_without_looking_at_the_predicted_token() -> None:
+def test_trust_is_told_without_looking_at_the_predicted_token() -> None:
     model = NGram.train(np.array([1, 2, 3, 1, 2, 4, 1, 2, 3, 5]), VOCABULARY, order=4)
-    seen = [model.score(np.array([1, 2, 3, word]))[1].tolist() for word in range(VOCABULARY)]
-    assert seen == [[1, 2, 3]] * VOCABULARY
-    assert model.score(np.array([6, 2, 6]))[1].tolist() == [0, 1]
+    trust = np.array([model.score(np.array([1, 2, 3, word]))[1] for word in range(VOCABULARY)])
+    assert (trust == trust[0]).all()
+    assert (trust[0] // TRUST_LEVELS).tolist() == [1, 2, 3]
+    assert (model.score(np.array([6, 2, 6]))[1] // TRUST_LEVELS).tolist() == [0, 1]
 
 
 def test_discounts_come_from_counts_of_counts_or_fall_back() -> None:

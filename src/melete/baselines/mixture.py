@@ -19,8 +19,8 @@ def mix(log_a: Floats, log_b: Floats, buckets: np.ndarray | None = None) -> tupl
     Args:
         log_a: natural log-probability that model a gave each token, (N,).
         log_b: the same of model b, (N,).
-        buckets: small int of each token, (N,), known BEFORE the token is (how much of the context the n-gram
-            model has seen): each bucket has weights of its own. None: one weight.
+        buckets: small int of each token, (N,), known BEFORE the token is (how far `NGram.score` is to be
+            trusted): each bucket has weights of its own. None: one weight.
 
     Returns:
         Natural log-probability of each token under the mixture, (N,), and the weight of a, (2, buckets): row h

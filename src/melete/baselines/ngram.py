@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from melete.console import Progress
 from melete.errors import InputError
 
 Ints = NDArray[np.int64]
@@ -29,6 +30,8 @@ Floats = NDArray[np.float64]
 # KenLM does under --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 FORMAT = "melete-ngram-1"
+# Steps in which `NGram.score` says how far a context is to be trusted.
+TRUST_LEVELS = 6
 
 
 def discounts(counts: Ints) -> tuple[float, float, float]:
@@ -127,22 +130,23 @@ class NGram:
         counts: list[Ints] = []
         keys: list[Ints] = []
         below = ids  # index of the (n-1)-gram that ends at each position, where there is one
-        for n in range(2, order + 1):
-            ends = np.flatnonzero(reach >= n)
-            unique, index, occurrences, somewhere = _group(below[ends - 1] * vocab_size + ids[ends])
-            # A lower order counts the distinct left neighbours of an n-gram. One that begins where contexts
-            # begin has none: each occurrence counts (position 0 is never predicted, so it is not a unigram).
-            suffixes = below[ends[somewhere]]
-            size = vocab_size if n == 2 else len(keys[-1])
-            lower = np.bincount(suffixes, minlength=size)
-            if n > 2:
-                lower += np.bincount(below[reach == n - 1], minlength=size)
-            counts.append(lower)
-            keys.append(unique)
-            if n == order:
-                counts.append(occurrences)
-            below = np.full(len(ids), -1)
-            below[ends] = index
+        with Progress("counting n-grams", "tokens", len(ids) * (order - 1)) as progress:
+            for n in range(2, order + 1):
+                ends = np.flatnonzero(reach >= n)
+                unique, index, occurrences, somewhere = _group(below[ends - 1] * vocab_size + ids[ends])
+                # A lower order counts the distinct left neighbours of an n-gram. One that begins where contexts
+                # begin has none: each occurrence counts (position 0 is never predicted: not a unigram).
+                suffixes = below[ends[somewhere]]
+                lower = np.bincount(suffixes, minlength=len(keys[-1]) if keys else vocab_size)
+                if n > 2:
+                    lower += np.bincount(below[reach == n - 1], minlength=len(lower))
+                counts.append(lower)
+                keys.append(unique)
+                if n == order:
+                    counts.append(occurrences)
+                below = np.full(len(ids), -1)
+                below[ends] = index
+                progress.advance(len(ids))
         return cls(counts, keys, vocab_size, boundary_id)
 
     def token_log_probs(self, ids: np.ndarray) -> Floats:
@@ -153,16 +157,18 @@ class NGram:
         """
         return self.score(ids)[0]
 
-    def score(self, ids: np.ndarray) -> tuple[Floats, NDArray[np.int8]]:
-        """`token_log_probs`, and how many tokens of context it had seen in training: (N-1,) each.
+    def score(self, ids: np.ndarray) -> tuple[Floats, Ints]:
+        """`token_log_probs`, and how far to trust each: (N-1,) each.
 
-        The second says how far to trust the first, and looks only at the context, never at the token
-        predicted: a weight may depend on it and the mixture remains a distribution.
+        Trust is `TRUST_LEVELS * length + level`: the length of the longest context seen in training (0..order-1),
+        and how much of the probability that context leaves to shorter ones, in TRUST_LEVELS steps. It looks only
+        at the context, never at the token predicted, so a weight may depend on it and a mixture remains a
+        distribution.
         """
         ids = _checked(ids, self.vocab_size)
         reach = _reach(ids, self.boundary_id)
         probability = self.unigrams[ids[1:]]
-        seen = np.zeros(len(probability), dtype=np.int8)
+        trust = np.zeros(len(probability), dtype=np.int64)
         below = ids
         for n, level in enumerate(self.higher, start=2):
             ends = np.flatnonzero((reach[1:] >= n) & (below[:-1] >= 0)) + 1
@@ -170,10 +176,12 @@ class NGram:
             found = level.find(context * self.vocab_size + ids[ends])
             kept = np.where(found >= 0, level.discounted[found] if len(level.keys) else 0.0, 0.0)
             probability[ends - 1] = kept + level.backoff[context] * probability[ends - 1]
-            seen[ends[level.totals[context] > 0] - 1] = n - 1
+            known = level.totals[context] > 0
+            left = (level.backoff[context[known]] * TRUST_LEVELS).astype(np.int64)
+            trust[ends[known] - 1] = TRUST_LEVELS * (n - 1) + np.minimum(left, TRUST_LEVELS - 1)
             below = np.full(len(ids), -1)
             below[ends] = found
-        return np.log(probability), seen
+        return np.log(probability), trust
 
     def next_log_probs(self, context: np.ndarray | list[int]) -> Floats:
         """Natural log-probabilities of every id after `context` (any length, 0 too): int (T,) -> (V,).

@@ -124,7 +124,8 @@ def token_log_probs(
     Raises:
         InputError: a context beyond the model's, a stride outside 1..context, an id beyond its vocabulary.
     """
-    _check(model, ids, context, stride)
+    check_window(model, context, stride)
+    _check_ids(model, ids)
     inputs = len(ids) - 1
     starts = np.zeros(0, dtype=np.int64) if document_starts is None else document_starts
     result = np.empty(inputs)
@@ -185,13 +186,13 @@ def compare(
 ) -> dict[str, Scores]:
     """Score a corpus by a neural model, an n-gram model, and their mixture: `model`, `ngram`, `mixture`.
 
-    The mixture's weight depends on how much of the context the n-gram model had seen, and is cross-fitted: no
-    token has a part in the weight it is scored with (`melete.baselines.mixture.mix`).
+    The mixture's weight depends on how far the n-gram model is to be trusted, and is cross-fitted: no token
+    has a part in the weight it is scored with (`melete.baselines.mixture.mix`).
     """
     by_model = _Scored.by(model, corpus, context, stride, batch_rows)
     by_ngram = _Scored.by(baseline, corpus, None, None, None)
     start = time.monotonic()
-    mixed, _ = mix(by_model.log_probs, by_ngram.log_probs, by_ngram.seen)
+    mixed, _ = mix(by_model.log_probs, by_ngram.log_probs, by_ngram.trust)
     seconds = by_model.seconds + by_ngram.seconds + time.monotonic() - start
     by_both = _Scored(mixed, by_model.context, by_model.stride, seconds)
     return {
@@ -209,7 +210,7 @@ class _Scored:
     context: int
     stride: int
     seconds: float
-    seen: np.ndarray | None = None
+    trust: np.ndarray | None = None
 
     @classmethod
     def by(
@@ -225,10 +226,10 @@ class _Scored:
         start = time.monotonic()
         ids = corpus.read(0, len(corpus))
         if isinstance(scorer, NGram):
-            log_probs, seen = scorer.score(ids)
-            return cls(log_probs, scorer.order - 1, 1, time.monotonic() - start, seen)
-        context = context or default_context(scorer)
-        stride = stride or max(1, context // 2)
+            log_probs, trust = scorer.score(ids)
+            return cls(log_probs, scorer.order - 1, 1, time.monotonic() - start, trust)
+        context = default_context(scorer) if context is None else context
+        stride = max(1, context // 2) if stride is None else stride
         with Progress("evaluating", "tokens", len(ids) - 1) as progress:
             log_probs = token_log_probs(
                 scorer,
@@ -258,8 +259,12 @@ def _summary(scored: _Scored, corpus: Corpus, words: int | None) -> Scores:
     )
 
 
-def _check(model: Decoder, ids: np.ndarray, context: int, stride: int) -> None:
-    """Refuse what the model cannot do, before minutes are spent on it."""
+def check_window(model: Decoder, context: int, stride: int) -> None:
+    """Refuse a window the model cannot do, before minutes are spent on it.
+
+    Raises:
+        InputError: a context beyond the model's, or a stride outside 1..context.
+    """
     most = model.config.max_position_embeddings
     if not 1 <= context <= most:
         raise InputError(
@@ -267,6 +272,9 @@ def _check(model: Decoder, ids: np.ndarray, context: int, stride: int) -> None:
         )
     if not 1 <= stride <= context:
         raise InputError(f"a stride of {stride} tokens", expected=f"1 to {context}, the context")
+
+
+def _check_ids(model: Decoder, ids: np.ndarray) -> None:
     vocab_size = model.head_weight.shape[0]
     if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
         outside = int(ids.min() if ids.min() < 0 else ids.max())
