@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from melete.console import say
@@ -163,12 +164,13 @@ def resolve(
 ) -> NamedSet:
     """A named set, or the files, folders and standard input ("-") of a person.
 
-    A named set is looked for in `$MELETE_DATA/<name>`, then in the cache, then on the Hub; a file that is called like one
+    A named set is looked for in `$MELETE_DATA/<name>`, then in the cache, then on the Hub; a file of the same name
     is reached as `./NAME`. Standard input and pipes are kept in a temporary file for as long as the set lives, because
     text is read more than once.
 
     Args:
-        source: a name, or paths.
+        source: a name or a path, or several: they follow each other, and only if each has validation text of its own
+            has the whole.
         text_column, max_line_bytes: as in `read_documents`; named sets need neither.
 
     Raises:
@@ -176,24 +178,47 @@ def resolve(
         StorageError: a named set that is not here cannot be fetched; no room for standard input.
     """
     sources = [source] if isinstance(source, str) else list(source)
-    if len(sources) == 1 and sources[0] == STDLIB:
-        return _stdlib()
-    if len(sources) == 1 and sources[0] in NAMED:
-        return _named(sources[0])
     for name in sources:
-        if name != STDIN and not os.path.exists(name):
+        if name not in (*NAMED, STDLIB, STDIN) and not os.path.exists(name):
             raise _unknown(name)
-    pipes = {
-        name: spool(name, ".jsonl" if text_column else ".txt")
-        for name in sources
-        if name == STDIN or not (os.path.isfile(name) or os.path.isdir(name))
-    }
-    paths = [pipes[name].name if name in pipes else name for name in sources]
-    files = tuple(name for each in paths for name in list_files(each, _quiet))
-    read = _noting_once(
-        partial(read_documents, paths, text_column=text_column, max_line_bytes=max_line_bytes)
+    parts = [_resolve(name, text_column, max_line_bytes) for name in sources]
+    if len(parts) == 1:
+        return parts[0]
+    valid = [part.valid for part in parts if part.valid is not None]
+    return NamedSet(
+        " ".join(sources),
+        _chain([part.train for part in parts]),
+        _chain(valid) if len(valid) == len(parts) else None,
+        tuple(note for part in parts for note in part.notes),
+        tuple(dict.fromkeys(token for part in parts for token in part.special_tokens)),
     )
-    return NamedSet(" ".join(sources), Documents(read, files, f"text_column={text_column}", owned=pipes))
+
+
+def _chain(parts: list[Documents]) -> Documents:
+    files = tuple(name for part in parts for name in part.files)
+    return Documents(
+        lambda: chain.from_iterable(parts),
+        files,
+        " + ".join(f"{len(part.files)} {part.cut}" for part in parts),
+        parts,
+    )
+
+
+def _resolve(name: str, text_column: str | None, max_line_bytes: int) -> NamedSet:
+    if name == STDLIB:
+        return _stdlib()
+    if name in NAMED:
+        return _named(name)
+    pipe = None
+    if name == STDIN or not (os.path.isfile(name) or os.path.isdir(name)):
+        pipe = spool(name, ".jsonl" if text_column else ".txt")
+    path = pipe.name if pipe else name
+    read = _noting_once(
+        partial(read_documents, [path], text_column=text_column, max_line_bytes=max_line_bytes)
+    )
+    return NamedSet(
+        name, Documents(read, tuple(list_files(path, _quiet)), f"text_column={text_column}", pipe)
+    )
 
 
 def _noting_once(read: Callable[..., Iterator[Document]]) -> Callable[[], Iterator[Document]]:

@@ -47,7 +47,7 @@ class Documents:
                 seen = os.stat(name)
                 total.update(_digest(name, seen.st_size, seen.st_mtime_ns))
             except OSError as error:
-                raise StorageError(f"cannot be read ({error.strerror})", where=name) from error
+                raise StorageError(error.strerror or str(error), where=name) from error
         return total.hexdigest()
 
 
@@ -147,7 +147,7 @@ class _Rule:
         if self.large and len(encoded) > self.large:
             at = _cut_at(text, self.fraction)
             return text[:at], text[at:]
-        return ("", text) if content_hash(encoded, self.seed) <= self.limit else (text, "")
+        return ("", text) if text_hash(encoded, self.seed) <= self.limit else (text, "")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class _Side:
                 yield replace(document, text=text, line=line)
 
 
-def content_hash(encoded: bytes, seed: int) -> int:
+def text_hash(encoded: bytes, seed: int) -> int:
     """64 bits of the text; white space around it makes no difference, so that near-copies stay together."""
     key = seed.to_bytes(8, "little", signed=True)
     return int.from_bytes(hashlib.blake2b(encoded.strip(), digest_size=8, key=key).digest(), "little")
@@ -236,7 +236,7 @@ def _survey(documents: Documents, fraction: float, seed: int) -> _Survey:
     with Progress("counting", "MB") as progress:
         for document in documents:
             encoded = document.text.encode()
-            hashed = content_hash(encoded, seed)
+            hashed = text_hash(encoded, seed)
             distinct.add(hashed)
             sides[hashed <= limit].add(len(encoded))
             largest, smallest = max(largest, len(encoded)), min(smallest, hashed)

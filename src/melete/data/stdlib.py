@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Iterator
 
 from melete.data.readers import Document
-from melete.data.splits import Documents, content_hash
+from melete.data.splits import Documents, text_hash
 from melete.errors import StorageError
 
 MAX_BYTES = 16 << 20
@@ -69,7 +69,7 @@ def _hash_and_size(path: str) -> tuple[int, int] | None:
         content.decode()
     except UnicodeDecodeError:
         return None
-    return (content_hash(content, 0), len(content)) if content.strip() and b"\0" not in content else None
+    return (text_hash(content, 0), len(content)) if content.strip() and b"\0" not in content else None
 
 
 def _read(root: str, paths: list[str]) -> Iterator[Document]:
