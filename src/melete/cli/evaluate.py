@@ -1,0 +1,130 @@
+"""`melete evaluate`: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from melete.cli._table import table
+from melete.console import say
+from melete.errors import InputError
+
+if TYPE_CHECKING:
+    from melete.data.splits import Documents
+    from melete.evaluation.evaluate import Scores
+    from melete.evaluation.texts import Text
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", required=True, metavar="NAME|PATH", help="A named set, a file, a folder, or - .")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "valid", "all"]),
+    help="Which part. valid: the set's own, or what training holds out of a file. "
+    "Default: a set's own valid part, all of a file.",
+)
+@click.option("--valid-fraction", type=float, default=0.05, show_default=True, help="Held out of a file.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides what is held out of a file.")
+@click.option("--text-column", help="The column that holds the text (csv, tsv, jsonl, parquet).")
+@click.option(
+    "--context", type=int, help="Most tokens the model looks at. Default: all it can, 1024 at most."
+)
+@click.option("--stride", type=int, help="Tokens scored by each window. Default: half the context.")
+@click.option(
+    "--baseline",
+    type=click.Choice(["ngram"]),
+    help="Train a 5-gram on the same tokens; score it, and both mixed.",
+)
+@click.option(
+    "--baseline-data", metavar="NAME|PATH", help="What it learns from. Default: the train part of --data."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+def command(
+    model: str, data: str, context: int | None, stride: int | None, as_json: bool, **options: Any
+) -> None:
+    """Perplexity and bits per byte of MODEL: a run, a checkpoint, a Hugging Face folder or a Hub id.
+
+    Every token is scored once, by a sliding window. Perplexity per word and bits per byte do not depend on the
+    tokenizer.
+
+    \b
+    Examples:
+      melete evaluate runs/demo --data python-stdlib
+      melete evaluate runs/wiki --data wikitext-2 --context 256 --stride 32 --baseline ngram
+      melete evaluate runs/mine --data book.txt --json
+    """
+    from melete.evaluation.evaluate import check_window, compare, default_context, evaluate_corpus
+    from melete.evaluation.texts import choose_text, in_tokens
+
+    chosen = ("text_column", "valid_fraction", "seed")
+    text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
+    learnt_from = _baseline_text(text, **options) if options["baseline"] else None
+
+    import melete
+
+    loaded = melete.load(model, device=options["device"])
+    context = default_context(loaded.model) if context is None else context
+    stride = max(1, context // 2) if stride is None else stride
+    check_window(loaded.model, context, stride)
+    corpus = in_tokens(text.documents, loaded.tokenizer)
+    if learnt_from is None:
+        scores = {"model": evaluate_corpus(loaded.model, corpus, context=context, stride=stride)}
+    else:
+        from melete.baselines.ngram import NGram
+
+        train = in_tokens(learnt_from, loaded.tokenizer)
+        ngram = NGram.train(train.read(0, len(train)), loaded.tokenizer.vocab_size)
+        scores = compare(loaded.model, ngram, corpus, context=context, stride=stride)
+    if as_json:
+        import msgspec
+
+        found = {name: score.to_dict() for name, score in scores.items()}
+        click.echo(msgspec.json.encode({"model": model, "data": data, "split": text.split, "scores": found}))
+    else:
+        _show(scores)
+    after = f"chat {shlex.quote(model)}"
+    if text.train is not None and learnt_from is None:
+        after = f"evaluate {shlex.quote(model)} --data {shlex.quote(data)} --baseline ngram"
+    say(f"next: melete {after}")
+
+
+def _baseline_text(text: Text, baseline_data: str | None, text_column: str | None, **_: Any) -> Documents:
+    """What the baseline learns from."""
+    from melete.data.datasets import resolve
+
+    if baseline_data is not None:
+        return resolve(baseline_data, text_column=text_column).train
+    if text.train is None:
+        raise InputError(
+            "the baseline has nothing to learn from: all of --data is scored",
+            do="give --baseline-data, or hold a part out: --split valid",
+        )
+    return text.train
+
+
+def _show(scores: dict[str, Scores]) -> None:
+    """A line a model, and below it what all were measured on."""
+    rows = [("", "bits/byte", "95 % interval", "perplexity per word", "per token", "nats/token", "tokens/s")]
+    for name, score in scores.items():
+        low, high = score.bits_per_byte_interval
+        rows.append(
+            (
+                "5-gram" if name == "ngram" else name,
+                f"{score.bits_per_byte:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                f"{score.word_perplexity:,.2f}",
+                f"{score.perplexity:,.2f}",
+                f"{score.loss:.4f}",
+                f"{score.tokens_per_second:,.0f}",
+            )
+        )
+    click.echo(table(rows))
+    score = scores["model"]
+    click.echo(
+        f"{score.tokens:,} tokens, {score.words:,} words with line ends, {score.bytes:,} bytes; "
+        f"context {score.context}, stride {score.stride}"
+    )

@@ -1,0 +1,71 @@
+"""Which text a model is measured on, in its own tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from melete.console import say
+from melete.data.corpus import Corpus, corpus_key, prepare
+from melete.data.datasets import cache_folder, resolve
+from melete.data.splits import Documents, split_documents
+from melete.data.tokenizers import Tokenizer
+
+
+class Text(NamedTuple):
+    """Documents to score, and those of the same source that a baseline may learn from.
+
+    Attributes:
+        documents: what is scored.
+        split: which part of the source that is: `train`, `valid` or `all`.
+        train: the rest of the source; None where nothing is left, or where it is what is scored.
+    """
+
+    documents: Documents
+    split: str
+    train: Documents | None
+
+
+def choose_text(
+    source: str,
+    split: str | None = None,
+    *,
+    text_column: str | None = None,
+    valid_fraction: float = 0.05,
+    seed: int = 0,
+) -> Text:
+    """The part of a named set, file or folder that is to be scored.
+
+    Args:
+        source: as `data.datasets.resolve` takes it.
+        split: `valid` is the set's own part, or what training holds out of a file with this fraction and seed;
+            `train` the other one; `all` everything but a set's own valid part. None: a set's own valid part, and
+            all of anything else.
+        text_column: of csv, tsv, jsonl and parquet.
+        valid_fraction, seed: of `data.splits.split_documents`.
+
+    Raises:
+        InputError: no such source, or nothing to hold out of it.
+    """
+    found = resolve(source, text_column=text_column)
+    for note in found.notes:
+        say(note)
+    split = split or ("valid" if found.valid is not None else "all")
+    if split == "all":
+        return Text(found.train, split, None)
+    train, valid = found.train, found.valid
+    if valid is None:
+        parts = split_documents(found.train, valid_fraction, seed)
+        say(parts.note)
+        train, valid = parts.train, parts.valid
+    return Text(train, split, None) if split == "train" else Text(valid, split, train)
+
+
+def in_tokens(documents: Documents, tokenizer: Tokenizer) -> Corpus:
+    """The documents as token ids, in the cache, where the same text and tokenizer are found again.
+
+    Raises:
+        InputError: no documents.
+        StorageError: no room in the cache.
+    """
+    key = corpus_key(documents.source_hash, tokenizer)
+    return prepare(documents, tokenizer, cache_folder() / "corpora" / key, source_hash=documents.source_hash)
