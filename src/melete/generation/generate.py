@@ -211,9 +211,15 @@ def stream(
     Raises:
         InputError: see `Decoding`.
     """
-    decoding = Decoding(model, prompts, settings, tokenizer)
-    while not decoding.done:
-        yield from decoding.step()
+    decoding = Decoding(
+        model, prompts, settings, tokenizer
+    )  # checks now, not when the first piece is asked for
+
+    def pieces() -> Iterator[Piece]:
+        while not decoding.done:
+            yield from decoding.step()
+
+    return pieces()
 
 
 def generate(

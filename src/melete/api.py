@@ -1,0 +1,140 @@
+"""The Python API: `melete.load(folder).generate("Once upon a time")`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from melete.errors import InputError
+
+if TYPE_CHECKING:
+    from melete.data.tokenizers import Tokenizer
+    from melete.models.base import Decoder
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model that continues text, and the tokenizer it was trained with.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        tokenizer: text to ids and back.
+        folder: where both were read from.
+        eos_ids: tokens that end a text.
+    """
+
+    model: Decoder
+    tokenizer: Tokenizer
+    folder: Path
+    eos_ids: tuple[int, ...]
+
+    @overload
+    def generate(self, prompt: str, **settings: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], **settings: Any) -> list[str]: ...
+    def generate(self, prompt: str | list[str], **settings: Any) -> str | list[str]:
+        """Continue a prompt, or several at once; only what is new is returned.
+
+        Args:
+            prompt: a text, or several. An empty one starts from the token that begins a text.
+            settings: fields of `GenerationSettings`. With `num_return_sequences=n` and a list of prompts, n answers to
+                the first prompt stand before those to the second.
+
+        Raises:
+            InputError: an unknown or impossible setting; a prompt longer than the context.
+        """
+        from melete.generation.generate import encode_prompt, stream
+        from melete.generation.settings import GenerationSettings
+
+        chosen = GenerationSettings.of({"eos_ids": self.eos_ids, **settings})
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if isinstance(prompt, str) and chosen.num_return_sequences > 1:
+            raise InputError("several answers come back as a list", do="give the prompt as a list of one")
+        ids = [encode_prompt(self.tokenizer, text) for text in prompts]
+        answers: list[list[str]] = [[] for _ in range(len(prompts) * chosen.num_return_sequences)]
+        for piece in stream(self.model, ids, chosen, self.tokenizer):
+            answers[piece.answer].append(piece.text)
+        texts = ["".join(parts) for parts in answers]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
+        """Continue one prompt, piece by piece; no piece ends inside a character.
+
+        Raises:
+            InputError: as `generate`, and more than one answer asked for.
+        """
+        from melete.generation.generate import encode_prompt, stream
+        from melete.generation.settings import GenerationSettings
+
+        chosen = GenerationSettings.of({"eos_ids": self.eos_ids, **settings})
+        if chosen.num_return_sequences > 1:
+            raise InputError("only one answer can be streamed", do="use generate for several")
+        pieces = stream(self.model, [encode_prompt(self.tokenizer, prompt)], chosen, self.tokenizer)
+        return (piece.text for piece in pieces if piece.text)
+
+    def perplexity(self, text: str) -> float:
+        """exp of the mean negative log-probability of the text's tokens, each with at least half a context before it.
+
+        Raises:
+            InputError: a text of which no token can be predicted.
+        """
+        import numpy as np
+
+        from melete.evaluation.evaluate import token_log_probs
+
+        ids = self.tokenizer.encode(text)
+        if self.tokenizer.bos_id is not None:
+            ids = [self.tokenizer.bos_id, *ids]
+        if len(ids) < 2:
+            raise InputError("the text is too short for a perplexity", expected="at least two tokens")
+        context = self.model.config.max_position_embeddings
+        stride = max(context // 2, 1)
+        return math.exp(-token_log_probs(self.model, np.array(ids), context=context, stride=stride).mean())
+
+
+def load(
+    source: str | Path, *, context: int | None = None, rope_scaling: str | None = None, device: str = "auto"
+) -> LanguageModel:
+    """A model from a run, a checkpoint, a Hugging Face folder or a Hub id.
+
+    Args:
+        context: resize the context to this many tokens.
+        rope_scaling: how rotary positions stretch to a longer one, see `models.checkpoint.load_model`.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        InputError: no model there, one that cannot be read, or a tokenizer with more tokens than the model.
+    """
+    from melete.data.tokenizers import Tokenizer
+    from melete.models.checkpoint import load_config, load_model, locate
+    from melete.training.precision import choose_device
+
+    place = choose_device(device)
+    folder = locate(str(source))
+    tokenizer, known = Tokenizer.load(folder), load_config(folder).vocab_size
+    if tokenizer.vocab_size > known:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {known}",
+            where=str(folder),
+            do="put the tokenizer that the model was trained with into the folder",
+        )
+    model = load_model(folder, max_position_embeddings=context, rope_scaling=rope_scaling)
+    return LanguageModel(model.to(place), tokenizer, folder, _end_ids(folder, model, tokenizer))
+
+
+def _end_ids(folder: Path, model: Decoder, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every token that ends a text, by the model's config, its generation config and the tokenizer."""
+    path = folder / "generation_config.json"
+    try:
+        named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    except (ValueError, AttributeError):
+        raise InputError("not a JSON object", where=str(path)) from None
+    found: set[int] = set()
+    for ids in (model.config.eos_token_id, named, tokenizer.eos_id):
+        if ids is not None:
+            found.update([ids] if isinstance(ids, int) else ids)
+    return tuple(sorted(found))
