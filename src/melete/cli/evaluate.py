@@ -57,16 +57,14 @@ def command(
       melete evaluate runs/wiki --data wikitext-2 --context 256 --stride 32 --baseline ngram
       melete evaluate runs/mine --data book.txt --json
     """
+    from melete.api import load
     from melete.evaluation.evaluate import check_window, compare, default_context, evaluate_corpus
     from melete.evaluation.texts import choose_text, in_tokens
 
     chosen = ("text_column", "valid_fraction", "seed")
     text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
     learnt_from = _baseline_text(text, **options) if options["baseline"] else None
-
-    import melete
-
-    loaded = melete.load(model, device=options["device"])
+    loaded = load(model, device=options["device"])
     context = default_context(loaded.model) if context is None else context
     stride = max(1, context // 2) if stride is None else stride
     check_window(loaded.model, context, stride)
