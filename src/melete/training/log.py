@@ -32,6 +32,11 @@ class EventLog:
         if self._live:
             self._live(record)
 
+    def close(self) -> None:
+        """No event comes after this."""
+        if self._file:
+            self._file.close()
+
     @property
     def offset(self) -> int:
         """Bytes written so far: a checkpoint holds this, and a resume cuts the file there."""
