@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from melete.console import say
 from melete.data.hub import download
@@ -18,6 +19,10 @@ from melete.data.splits import Documents, split_documents
 from melete.data.stdlib import python_stdlib
 from melete.data.streams import MAX_LINE_BYTES, STDIN, missing, spool
 from melete.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from melete.data.corpus import Corpus
+    from melete.data.tokenizers import Tokenizer
 
 STDLIB = "python-stdlib"
 _STDLIB_VALID_FRACTION = 0.05
@@ -270,6 +275,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MELETE_CACHE") or Path.home() / ".cache" / "melete")
 
 
+def tokenised(documents: Documents, tokenizer: Tokenizer, workers: int | None = None) -> Corpus:
+    """The documents as token ids, in the cache: the same text and tokenizer are found again.
+
+    Raises:
+        InputError, StorageError: as `melete.data.corpus.prepare`.
+    """
+    from melete.data.corpus import corpus_key, prepare
+
+    source_hash = documents.source_hash
+    folder = cache_folder() / "corpora" / corpus_key(source_hash, tokenizer)
+    return prepare(documents, tokenizer, folder, source_hash=source_hash, workers=workers)
+
+
 def find(name: str) -> Path | None:
     """The folder of a named set on this machine, or None."""
     roots = [Path(os.environ["MELETE_DATA"])] if os.environ.get("MELETE_DATA") else []
@@ -277,6 +295,34 @@ def find(name: str) -> Path | None:
         if _file_in(root / name, NAMED[name].train):
             return root / name
     return None
+
+
+def catalogue() -> list[dict[str, str | bool]]:
+    """The named sets: name, task, language, size, `here` (on this machine) and where."""
+    found: list[dict[str, str | bool]] = [
+        {
+            "name": STDLIB,
+            "task": "language modelling, source text",
+            "language": "Python",
+            "size": "11 MB",
+            "here": True,
+            "where": "in every Python",
+        }
+    ]
+    for name, recipe in NAMED.items():
+        folder = find(name)
+        elsewhere = f"on the Hub: {recipe.hub.repo_id}" if recipe.hub else "not here: set MELETE_DATA"
+        found.append(
+            {
+                "name": name,
+                "task": recipe.task,
+                "language": recipe.language,
+                "size": recipe.size,
+                "here": folder is not None,
+                "where": str(folder or elsewhere),
+            }
+        )
+    return found
 
 
 def _file_in(folder: Path, name: str) -> Path | None:
