@@ -31,7 +31,7 @@ class Config(DecoderConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
-            raise InputError(
+            raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
 

@@ -208,7 +208,7 @@ def make_config(kind: type[AnyConfig], values: Mapping[str, Any], where: str = "
     try:
         return msgspec.convert(msgspec.to_builtins(dict(values)), kind)
     except msgspec.ValidationError as error:
-        raise InputError(str(error).replace(" - at `$.", " at `"), where=where) from None
+        raise InputError(str(error).replace(" - at `$.", ", at `"), where=where) from None
 
 
 def _export_rope(rope: RopeParameters) -> dict[str, Any]:

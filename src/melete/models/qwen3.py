@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.errors import InputError
 from melete.models.base import Count, Decoder, DecoderConfig
 from melete.models.keymap import ConfigTable, KeyTable
 from melete.nn.attention import Mask, attention, document_mask
@@ -41,12 +40,12 @@ class Config(DecoderConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
-            raise InputError(
+            raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
                 f"{self.num_key_value_heads}"
             )
         if self.head_dim % 2:
-            raise InputError(f"head_dim {self.head_dim} is odd", expected="an even number (rotary positions)")
+            raise ValueError(f"head_dim {self.head_dim} is odd, and rotary positions turn pairs")
 
     @property
     def kv_heads(self) -> int:

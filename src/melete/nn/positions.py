@@ -38,11 +38,9 @@ class RopeParameters(
 
     def __post_init__(self) -> None:
         if self.rope_type != "default" and (self.factor is None or self.factor < 1):
-            raise InputError(f"rope_parameters.factor is {self.factor}", expected="a number >= 1")
+            raise ValueError(f"factor is {self.factor}, not a number >= 1")
         if self.rope_type == "yarn" and self.original_max_position_embeddings is None:
-            raise InputError(
-                "rope_parameters.original_max_position_embeddings is missing", expected="a whole number"
-            )
+            raise ValueError("original_max_position_embeddings is missing")
 
 
 def rotary_frequencies(size: int, rope: RopeParameters) -> tuple[Tensor, float]:

@@ -1,0 +1,57 @@
+"""Tiny models and batches that many tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from melete.data.batch import Batch
+from melete.models import build
+from melete.models.base import Decoder
+
+VOCAB = 97
+CONTEXT = 32
+SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "qwen3": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 48,
+    },
+}
+SPEC = {"gpt2": "gpt2:nano", "qwen3": "qwen3:nano"}
+
+
+def tiny(family: str, *, seed: int = 0, init: str = "normal", **overrides: Any) -> Decoder:
+    """A model of a few thousand weights, large enough that a wrong mask or position shows; in evaluation mode."""
+    fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **SIZES[family], **overrides}
+    return build(SPEC[family], vocab_size=VOCAB, seed=seed, init=init, **fields).eval()
+
+
+def token_rows(*lengths: int, seed: int = 0, vocab: int = VOCAB) -> list[Tensor]:
+    """Random token ids of these lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, vocab, (length,), generator=generator) for length in lengths]
+
+
+def packed(*documents: Tensor) -> Batch:
+    """One row that holds several documents."""
+    lengths = [len(document) for document in documents]
+    starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+    return Batch(
+        input_ids=torch.cat(documents)[None],
+        doc_ids=torch.cat([torch.full((n,), i + 1, dtype=torch.int32) for i, n in enumerate(lengths)])[None],
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+        doc_starts=torch.stack([torch.zeros_like(starts), starts], dim=1),
+    )
+
+
+@torch.no_grad()
+def logits(model: Decoder, batch: Batch) -> Tensor:
+    """Scores of every position, (B, T, V)."""
+    return model.logits(model.encode(batch))

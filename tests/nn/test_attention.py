@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import melete.nn.attention as module
+from melete.nn.attention import attention, document_mask
+
+ROWS = {
+    "plain": torch.ones(2, 6, dtype=torch.int32),
+    "packed": torch.tensor([[1, 1, 2, 2, 2, 3], [1, 2, 2, 2, 2, 2]], dtype=torch.int32),
+    "padded": torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]], dtype=torch.int32),
+}
+
+
+def tensors(dtype=torch.float32, heads=4, kv_heads=2, length=6):
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(2, h, length, 8, generator=generator).to(dtype).requires_grad_()
+        for h in (heads, kv_heads, kv_heads)
+    )
+
+
+def reference(q, k, v, doc_ids):
+    """Attention written out: one loop per row, head and query."""
+    groups, out = q.shape[1] // k.shape[1], torch.zeros(2, q.shape[2], q.shape[1] * 8)
+    for b in range(2):
+        for h in range(q.shape[1]):
+            for t in range(q.shape[2]):
+                seen = [s for s in range(t + 1) if doc_ids[b, s] == doc_ids[b, t]]
+                weights = F.softmax(k[b, h // groups, seen] @ q[b, h, t] / 8**0.5, dim=0)
+                out[b, t, 8 * h : 8 * h + 8] = weights @ v[b, h // groups, seen]
+    return out
+
+
+@pytest.fixture(params=[True, False], ids=["matmul", "fused"])
+def path(request, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_matmul_is_faster", lambda q, k: request.param)
+
+
+@pytest.mark.parametrize("rows", sorted(ROWS))
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_both_paths_are_attention_written_out(path, rows: str, kv_heads: int) -> None:
+    q, k, v = tensors(kv_heads=kv_heads)
+    out = attention(q, k, v, document_mask(ROWS[rows]))
+    expected = reference(q, k, v, ROWS[rows])
+    real = ROWS[rows] > 0
+    assert torch.allclose(out[real], expected[real], atol=1e-5)
+    ours = torch.autograd.grad(out[real].square().sum(), (q, k, v))
+    theirs = torch.autograd.grad(expected[real].square().sum(), (q, k, v))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_of_padding_are_finite(path, dtype) -> None:
+    doc_ids = torch.zeros(2, 6, dtype=torch.int32)
+    q, k, v = tensors(dtype)
+    out = attention(q * 30, k, v, document_mask(doc_ids))
+    out.float().sum().backward()
+    assert out.isfinite().all()
+    assert q.grad is not None and q.grad.isfinite().all()
+
+
+def test_a_plain_batch_needs_no_mask() -> None:
+    mask = document_mask(ROWS["plain"])
+    assert (mask.plain, mask.causal, mask.allowed) == (True, True, None)
+    for rows in ("packed", "padded"):
+        mask = document_mask(ROWS[rows])
+        assert (mask.plain, mask.causal) == (False, False)
+        assert mask.allowed is not None and mask.allowed.shape == (2, 1, 6, 6)
+
+
+def test_dropout_drops_weights(path) -> None:
+    q, k, v = tensors()
+    mask = document_mask(ROWS["plain"])
+    torch.manual_seed(0)
+    assert not torch.allclose(attention(q, k, v, mask, 0.5), attention(q, k, v, mask))
