@@ -167,6 +167,8 @@ def test_the_source_hash_is_of_content(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
     a, b, c = (resolve(str(tmp_path / name)).train.source_hash for name in ("a.txt", "b.txt", "c.txt"))
     assert a == b != c
+    (tmp_path / "a.csv").write_text("one")
+    assert resolve(str(tmp_path / "a.csv")).train.source_hash != a  # the same bytes, read in another way
 
 
 def test_standard_input_can_be_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:

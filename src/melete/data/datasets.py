@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from melete.console import say
 from melete.data.hub import download
-from melete.data.readers import Document, list_files, read_documents, read_rows
+from melete.data.readers import Document, file_format, list_files, read_documents, read_rows
 from melete.data.splits import Documents, split_documents
 from melete.data.stdlib import python_stdlib
 from melete.data.streams import MAX_LINE_BYTES, STDIN, missing, spool
@@ -218,12 +218,12 @@ def _resolve(name: str, text_column: str | None, max_line_bytes: int) -> NamedSe
     if name == STDIN or not (os.path.isfile(name) or os.path.isdir(name)):
         pipe = spool(name, ".jsonl" if text_column else ".txt")
     path = pipe.name if pipe else name
+    files = tuple(list_files(path, _quiet))
+    cut = f"text_column={text_column} " + " ".join(file_format(file) for file in files)
     read = _noting_once(
         partial(read_documents, [path], text_column=text_column, max_line_bytes=max_line_bytes)
     )
-    return NamedSet(
-        name, Documents(read, tuple(list_files(path, _quiet)), f"text_column={text_column}", pipe)
-    )
+    return NamedSet(name, Documents(read, files, cut, pipe))
 
 
 def _noting_once(read: Callable[..., Iterator[Document]]) -> Callable[[], Iterator[Document]]:
