@@ -155,26 +155,6 @@ class Corpus:
             )
 
 
-def content_hash(files: Iterable[Path | str], *settings: str) -> str:
-    """SHA-256 of the files' bytes, in order, and of every setting that changes which documents they yield.
-
-    The bytes themselves are read, not dates and sizes: a changed file is never taken for the old one. (About a
-    second for each GB, a hundredth of tokenising it.)
-
-    Raises:
-        StorageError: a file cannot be read.
-    """
-    whole = hashlib.sha256()
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise StorageError(f"cannot read: {error.strerror}", where=str(path)) from None
-    whole.update(json.dumps(settings).encode())
-    return whole.hexdigest()
-
-
 def corpus_key(source_hash: str, tokenizer: Tokenizer) -> str:
     """The name of a corpus in a cache: equal for equal text and equal tokenizer."""
     return hashlib.sha256(f"{LAYOUT} {source_hash} {tokenizer.fingerprint}".encode()).hexdigest()[:32]
@@ -195,7 +175,8 @@ def prepare(
     The same documents must come in the same order whenever `source_hash` is the same.
 
     Args:
-        source_hash: what identifies the text: `content_hash` of its files and of how they are cut.
+        source_hash: what identifies the text, such as `Documents.source_hash`: it is computed from the content, not
+            from dates and sizes, so that a changed file is never served as it was.
         workers: threads that tokenise; default: the cores this process may use. The bytes written don't depend on it.
         total_bytes: size of the text, if known: for the time left, and to check the free disk before starting.
         shard_characters: a shard ends with the document that reaches this many characters.

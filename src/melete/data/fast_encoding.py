@@ -163,9 +163,9 @@ def _tiktoken(values: dict[str, Any], tokenizer: hf.Tokenizer, tiktoken: Any) ->
         if joint is None or together.count(joint) != len(texts) - 1:
             return _join([encoding.encode_to_numpy(text, allowed_special=allowed) for text in texts])
         ids = encoding.encode_to_numpy(together, allowed_special=allowed)
-        borders = np.flatnonzero(ids == added[joint])
-        lengths = np.diff(borders, prepend=-1, append=len(ids)) - 1
-        return np.delete(ids, borders), lengths
+        inside = ids != added[joint]
+        lengths = np.diff(np.flatnonzero(~inside), prepend=-1, append=len(ids)) - 1
+        return ids[inside], lengths
 
     return Encoder("tiktoken", "the same ids from the same merges, without a pass over offsets", encode)
 

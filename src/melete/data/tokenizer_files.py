@@ -85,6 +85,9 @@ def _config(folder: Path) -> dict[str, Any]:
             if not isinstance(values, dict):
                 raise InputError("not a JSON object", where=str(path))
             config.update(values)
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        config.setdefault("chat_template", _text(template))
     return config
 
 

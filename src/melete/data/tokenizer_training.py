@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import tokenizers as hf
@@ -15,15 +17,20 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from melete.console import Progress, say
 from melete.errors import InputError
 
-SAMPLE_CHARACTERS = 64_000_000
+SAMPLE = 64_000_000  # what a learner is given at most, in `_memory` units
 END = "<|endoftext|>"
 
 # A learner keeps every distinct pre-token and all its pairs in memory, and unspaced text (Chinese, base64, a line of
 # dashes) makes pre-tokens as long as the text. Cutting such runs bounds both; prose is hardly ever touched.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-_LONG_RUN = re.compile(rf"[{_CJK}]{{16}}|\S{{128}}|\s{{128}}")
+_CJK_RANGES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_LONG_RUN = re.compile(rf"[{_CJK_RANGES}]{{16}}|\S{{128}}|\s{{128}}")
+_CJK = re.compile(f"[{_CJK_RANGES}]")
 _PIECE = 1 << 16
+_UNBROKEN = re.compile(r"\S{33,}")
 _LONGEST_TOKEN = 64  # bytes
+_BREAK = (
+    "[\n\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]"  # line ends and CJK punctuation: no unigram crosses them
+)
 
 
 def train(
@@ -45,12 +52,11 @@ def train(
     if kind in ("char", "word"):
         tokenizer, config = _LEARNERS[kind](texts, vocab_size, special_tokens)
     else:
-        pieces, characters = _sample(texts)
+        pieces, characters = sample(texts, SAMPLE, _memory_unigram if kind == "unigram" else _memory)
         if not pieces:
             raise InputError("no text to train a tokenizer on")
-        with Progress(f"training a {kind} tokenizer", "million characters", characters / 1e6) as progress:
-            feed = _feed(pieces, progress)
-            tokenizer, config = _LEARNERS[kind](feed, vocab_size, special_tokens, lowercase)
+        say(f"training a {kind} tokenizer on {characters / 1e6:,.1f} million characters")
+        tokenizer, config = _LEARNERS[kind](pieces, vocab_size, special_tokens, lowercase)
     found = tokenizer.get_vocab_size()
     if found > vocab_size:
         raise InputError(
@@ -66,35 +72,50 @@ def train(
     }
 
 
-def _sample(texts: Iterable[str]) -> tuple[list[str], int]:
-    """Pieces spread evenly over the whole text, and their characters. Reads once, and depends on the text alone.
+def sample(texts: Iterable[str], most: int, weigh: Callable[[str], int] = len) -> tuple[list[str], int]:
+    """Pieces spread evenly over the texts that weigh at most `most` (characters), and how many characters they are.
 
-    Every `stride`-th piece is kept; when they become too many, every other one is dropped and the stride doubles.
+    Reads once, in flat memory, and depends on the texts alone: every `stride`-th piece is kept; when they become too
+    many, every other one is dropped and the stride doubles.
     """
     kept: list[str] = []
-    characters, total, seen, stride = 0, 0, 0, 1
+    weights: list[int] = []
+    weight, total, seen, stride = 0, 0, 0, 1
     with Progress("reading", "million characters") as progress:
         for piece in _pieces(texts):
             total += len(piece)
             progress.advance(len(piece) / 1e6)
             if seen % stride == 0:
                 kept.append(piece)
-                characters += len(piece)
+                weights.append(weigh(piece))
+                weight += weights[-1]
             seen += 1
-            while characters > SAMPLE_CHARACTERS and len(kept) > 1:
-                kept = kept[::2]
-                characters = sum(map(len, kept))
+            while weight > most and len(kept) > 1:
+                kept, weights = kept[::2], weights[::2]
+                weight = sum(weights)
                 stride *= 2
+    characters = sum(map(len, kept))
     if stride > 1:
         say(
-            f"the tokenizer learns from {characters / 1e6:,.0f} of {total / 1e6:,.0f} million characters: "
+            f"looking at {characters / 1e6:,.1f} of {total / 1e6:,.1f} million characters: "
             f"1 piece in {stride}, evenly over the text"
         )
     return kept, characters
 
 
+def _memory(piece: str) -> int:
+    """A piece by the memory of learning it: words of prose repeat, clauses of Chinese and lines of base64 do not."""
+    unbroken = sum(map(len, _UNBROKEN.findall(piece)))
+    return len(piece) + 3 * unbroken + 7 * (len(piece.encode()) - len(piece))
+
+
+def _memory_unigram(piece: str) -> int:
+    """The unigram learner starts from every substring that repeats."""
+    return 10 * len(piece.encode())
+
+
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Texts, the long ones cut at line ends or spaces and the short ones together, so that a piece is a fair unit."""
+    """Texts, the long ones cut at line ends or spaces, so that none weighs much."""
     for text in texts:
         start = 0
         while start < len(text):
@@ -106,16 +127,15 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
             start = stop
 
 
-def _feed(pieces: Iterable[str], progress: Progress) -> Iterator[list[str]]:
+def _feed(pieces: Iterable[str]) -> Iterator[list[str]]:
     """What the learner reads: pieces without over-long runs."""
     for piece in pieces:
-        progress.advance(len(piece) / 1e6)
         cuts = [0, *(match.end() for match in _LONG_RUN.finditer(piece)), len(piece)]
         yield [piece[a:b] for a, b in pairwise(cuts) if a < b]
 
 
 def _byte_bpe(
-    feed: Iterator[list[str]], vocab_size: int, extra: Sequence[str], lowercase: bool
+    pieces: list[str], vocab_size: int, extra: Sequence[str], lowercase: bool
 ) -> tuple[hf.Tokenizer, dict[str, Any]]:
     tokenizer = hf.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -126,14 +146,14 @@ def _byte_bpe(
         special_tokens=[END, *extra],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=_LONGEST_TOKEN,
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(feed, trainer)
+    tokenizer.train_from_iterator(_feed(pieces), trainer)
     return tokenizer, {f"{role}_token": END for role in ("bos", "eos", "pad", "unk")}
 
 
 def _wordpiece(
-    feed: Iterator[list[str]], vocab_size: int, extra: Sequence[str], lowercase: bool
+    pieces: list[str], vocab_size: int, extra: Sequence[str], lowercase: bool
 ) -> tuple[hf.Tokenizer, dict[str, Any]]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = hf.Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -144,11 +164,10 @@ def _wordpiece(
         vocab_size=vocab_size,
         min_frequency=2,
         special_tokens=[*special, *extra],
-        # Each letter may come twice, as `a` and as `##a`: rare characters must not fill the vocabulary.
-        limit_alphabet=max((vocab_size - len(special) - len(extra)) // 2, 1),
-        show_progress=False,
+        limit_alphabet=_alphabet(pieces, vocab_size - len(special) - len(extra)),
+        show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(feed, trainer)
+    tokenizer.train_from_iterator(_feed(pieces), trainer)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert cls is not None and sep is not None
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -160,21 +179,35 @@ def _wordpiece(
     return tokenizer, names | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
 
 
+def _alphabet(pieces: list[str], room: int) -> int:
+    """How many characters fit: each comes twice, as `a` and `##a`, but for CJK, where each stands alone."""
+    counts: Counter[str] = Counter()
+    for piece in pieces:
+        counts.update(piece)
+    costs = [
+        1 if _CJK.match(character) else 2 for character, _ in counts.most_common() if not character.isspace()
+    ]
+    return max(bisect_right(list(accumulate(costs)), room), 1)
+
+
 def _unigram(
-    feed: Iterator[list[str]], vocab_size: int, extra: Sequence[str], lowercase: bool
+    pieces: list[str], vocab_size: int, extra: Sequence[str], lowercase: bool
 ) -> tuple[hf.Tokenizer, dict[str, Any]]:
     special = ["<pad>", "</s>", "<unk>"]
     tokenizer = hf.Tokenizer(models.Unigram())
     # Nothing is normalised and no space is added in front, so that a text comes back exactly.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(prepend_scheme="never")]
+        [pre_tokenizers.Split(hf.Regex(_BREAK), "isolated"), pre_tokenizers.Metaspace(prepend_scheme="never")]
     )
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=[*special, *extra], unk_token="<unk>", show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[*special, *extra],
+        unk_token="<unk>",
+        show_progress=sys.stderr.isatty(),
     )
     try:
-        tokenizer.train_from_iterator(feed, trainer)
+        tokenizer.train_from_iterator(_feed(pieces), trainer)
     except Exception as error:  # a bare Exception of the library
         raise InputError(f"unigram training failed: {error}", do="ask for a larger vocabulary") from None
     end = tokenizer.token_to_id("</s>")
@@ -240,7 +273,11 @@ def _vocabulary(counts: Counter[str], vocab_size: int, special: Sequence[str]) -
     special = list(dict.fromkeys(special))
     for token in special:
         counts.pop(token, None)
-    room = max(vocab_size - len(special), 0)
+    room = vocab_size - len(special)
+    if room < 1:
+        raise InputError(
+            f"no room in {vocab_size} tokens", where="vocab_size", expected=f"over {len(special)}"
+        )
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     total, kept = counts.total(), sum(count for _, count in ranked[:room])
     if kept < total:

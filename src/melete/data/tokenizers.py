@@ -139,7 +139,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int64 arrays; the same as `encode`, on all cores."""
-        ids, lengths = self.encoder.encode(texts)
+        ids, lengths = self.encoder.encode([_valid(text) for text in texts])
         return np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1]) if len(lengths) else []
 
     @cached_property
@@ -170,6 +170,10 @@ class Tokenizer:
 
 
 def _valid(text: str) -> str:
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError("the text holds half of a surrogate pair", expected="valid Unicode")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"half of a surrogate pair at character {error.start}", expected="valid Unicode"
+        ) from None
     return text
