@@ -26,7 +26,10 @@ LANGUAGES = ("auto", "en", "zh")
 MOST_POINTS = 900
 MOST_SAMPLES = 12
 MOST_LINES = 100
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "word_perplexity", "loss")
+LOWER_IS_BETTER = ("bits_per_byte", "word_perplexity", "perplexity", "loss")
+# What all rows of the result table share, said once below it; and what stands in another cell.
+SHARED = ("tokens", "words", "bytes", "context", "stride")
+FOLDED = ("name", "bits_per_byte_interval", "seconds")
 SERIES = {"loss": "loss", "lr": "lr", "grad_norm": "grad_norm", "rate": "tokens_per_second"}
 
 
@@ -177,7 +180,7 @@ def _head(summary: Any, events: dict[str, list], config: dict[str, Any], result:
     facts = {
         "time": t_pair(*spent),
         "steps": f"{summary.step:,}{total}" if summary.step else "",
-        "tokens": f"{summary.tokens:,}" if summary.tokens else "",
+        "seen": f"{summary.tokens:,}" if summary.tokens else "",
         "parameters": parameters,
         "device": esc(" · ".join(str(start[key]) for key in ("device", "precision") if start.get(key))),
         "seed": esc(str(start.get("seed", ""))),
@@ -226,7 +229,11 @@ def _headline(table: list[dict[str, Any]]) -> str:
 def _results(table: list[dict[str, Any]]) -> str:
     if not table:
         return ""
-    columns = [key for key in dict.fromkeys(key for row in table for key in row) if key != "name"]
+    named = dict.fromkeys(key for row in table for key in row if key not in (*SHARED, *FOLDED))
+    columns = [
+        *(key for key in LOWER_IS_BETTER if key in named),
+        *(key for key in named if key not in LOWER_IS_BETTER),
+    ]
     baseline = _baseline(table)
     head = "".join(
         f"<th>{t(key) if key in WORDS else esc(key.replace('_', ' '))}</th>" for key in ["name", *columns]
@@ -237,6 +244,13 @@ def _results(table: list[dict[str, Any]]) -> str:
         kind = ' class="baseline"' if row is baseline else ""
         rows.append(f"<tr{kind}><th>{esc(str(row.get('name', '')))}</th>{cells}</tr>")
     says = t("lower", baseline=str(baseline["name"])) if baseline else t("lower_alone")
+    on = [
+        f"{t(key)} {_figure(value)}" if key in ("context", "stride") else f"{_figure(value)} {t(key)}"
+        for key in SHARED
+        if (value := number(table[0].get(key))) is not None
+    ]
+    if on:
+        says += "<br>" + " · ".join(on)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="wide"><table>{body}</table></div><p class="small">{says}</p>'
 
@@ -255,13 +269,17 @@ def _cell(row: dict[str, Any], key: str, baseline: dict[str, Any] | None, table:
     if against:
         share = value / against - 1.0
         change = f' <em class="{"good" if share < 0 else "bad"}">{share:+.1%}</em>'
-    return f"<td><b>{_figure(value)}</b>{change}{bar}</td>"
+    low, high = row.get(f"{key}_interval") or (None, None)
+    span = ""
+    if number(low) is not None and number(high) is not None:
+        span = f' title="{_figure(float(low))} … {_figure(float(high))} (95 %)"'  # type: ignore[arg-type]
+    return f"<td{span}><b>{_figure(value)}</b>{change}{bar}</td>"
 
 
 def _figure(value: float) -> str:
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _curves(events: dict[str, list]) -> str:

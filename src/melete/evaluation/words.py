@@ -12,7 +12,7 @@ WORDS: dict[str, tuple[str, str]] = {
     # facts
     "time": ("time", "用时"),
     "parameters": ("parameters", "参数"),
-    "tokens": ("tokens seen", "已见词元"),
+    "seen": ("tokens seen", "已见词元"),
     "steps": ("steps", "步数"),
     "device": ("device", "设备"),
     "seed": ("seed", "随机种子"),
@@ -34,7 +34,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "perplexity": ("perplexity", "困惑度"),
     "word_perplexity": ("perplexity per word", "按词困惑度"),
     "bits_per_byte": ("bits per byte", "每字节比特数"),
-    "seconds": ("seconds", "秒"),
+    "tokens_per_second": ("tokens a second", "每秒词元"),
+    "tokens": ("tokens", "词元"),
+    "words": ("words", "词"),
+    "bytes": ("bytes", "字节"),
     "context": ("context", "上下文"),
     "stride": ("stride", "步长"),
     "lower": (
