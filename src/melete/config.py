@@ -6,7 +6,9 @@ Modules of `nn/` and `models/` never see this; they get their own small config o
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import shlex
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,33 +23,32 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pass
 
 
-class ModelSection(_Section):
+class ModelSection(_Section, frozen=True):
     source: str = "qwen3:mini"  # family:preset (from scratch), a folder, or a Hub id (continued training)
     init: str = ""  # initialisation scheme; empty = the family's own
     config: dict[str, Any] = {}  # fields of the family's config to change, e.g. {num_hidden_layers = 4}
 
 
-class TokenizerSection(_Section):
+class TokenizerSection(_Section, frozen=True):
     source: str = ""  # a folder or a Hub id; empty = train one on the training text (or the model's own)
     kind: str = "byte-bpe"  # byte-bpe, wordpiece, unigram, char, word
     vocab_size: int = 8192
 
 
-class DataSection(_Section):
+class DataSection(_Section, frozen=True):
     train: list[str] = []  # named sets, files or folders; "-" is standard input
     valid: list[str] = []  # empty = the named set's own, else split off by document
     text_column: str = ""  # of csv, tsv, jsonl and parquet; empty = found by itself
     valid_fraction: float = 0.05  # share of documents held out when `valid` is empty
-    max_bytes: int = 0  # stop reading the training text here; 0 = all of it
 
 
-class ObjectiveSection(_Section):
+class ObjectiveSection(_Section, frozen=True):
     name: str = "causal-lm"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(_Section, frozen=True):
     name: str = "muon"  # adamw, muon (matrices; AdamW for the rest), rmsprop, adafactor
     learning_rate: float = 3e-3  # peak
     matrix_learning_rate: float = 0.02  # peak for the matrices under muon
@@ -58,7 +59,7 @@ class OptimizerSection(_Section):
     momentum: float = 0.95  # of muon and rmsprop
 
 
-class ScheduleSection(_Section):
+class ScheduleSection(_Section, frozen=True):
     name: str = "wsd"  # constant, linear, cosine, wsd (warm-up, stable, decay), inverse-sqrt, piecewise
     warmup_steps: int = 0
     decay_fraction: float = 0.5  # wsd: share of the steps, at the end, in which the rate falls
@@ -66,7 +67,7 @@ class ScheduleSection(_Section):
     points: list[tuple[float, float]] = []  # piecewise: (progress, ratio) pairs, joined by straight lines
 
 
-class TrainingSection(_Section):
+class TrainingSection(_Section, frozen=True):
     steps: int = 1000
     minutes: float = 0.0  # time budget from which model size, steps and schedule are chosen; 0 = none
     batch_tokens: int = 16384  # tokens of one optimiser step, over all micro-batches and ranks
@@ -84,17 +85,23 @@ class TrainingSection(_Section):
     keep: int = 2  # latest checkpoints kept beside the best one
     patience: int = 0  # evaluations without a better loss before stopping; 0 = never stop early
     sample_every: int = 0  # steps between samples; 0 = only at the end
-    prompts: list[str] = [""]  # what samples start from
+    prompts: tuple[str, ...] = ("",)  # what samples start from
 
 
-class GuardSection(_Section):
+class EvaluationSection(_Section, frozen=True):
+    context: int = 0  # most tokens the final evaluation looks at; 0 = training.context
+    stride: int = 0  # tokens scored by each window; 0 = half the context
+    baseline: bool = True  # a 5-gram of the same tokens, and its mixture with the model, in the next columns
+
+
+class GuardSection(_Section, frozen=True):
     window: int = 128  # steps whose gradient norms and losses say what is usual
     sigma: float = 6.0  # a step this many standard deviations above the mean is skipped; 0 = off
     rollback_after: int = 5  # skipped steps in a row before the weights go back to the last checkpoint
     max_rollbacks: int = 3  # before the run is given up
 
 
-class RunConfig(_Section):
+class RunConfig(_Section, frozen=True):
     """Everything that decides what a run computes.
 
     `choices` holds, for each key that was chosen by measuring or by a budget, the reason in words.
@@ -111,6 +118,7 @@ class RunConfig(_Section):
     schedule: ScheduleSection = ScheduleSection()
     training: TrainingSection = TrainingSection()
     guard: GuardSection = GuardSection()
+    evaluation: EvaluationSection = EvaluationSection()
     choices: dict[str, str] = {}
 
 
@@ -120,15 +128,18 @@ def load(recipe: Path | None = None, changes: Sequence[str] = ()) -> RunConfig:
     Raises:
         InputError: a missing or broken file, an unknown key (names the nearest), a value of the wrong type.
     """
-    tree: dict[str, Any] = {}
-    if recipe is not None:
-        tree = _read_toml(recipe)
-    for change in changes:
-        path, equals, text = change.partition("=")
+    return change_by_text(from_tree({} if recipe is None else _read_toml(recipe), where=str(recipe)), changes)
+
+
+def change_by_text(config: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """A copy with `section.key=value` changes as a person types them."""
+    tree = msgspec.to_builtins(config)
+    for text in changes:
+        path, equals, value = text.partition("=")
         if not equals or not path:
-            raise InputError(f"{change!r} is not a change", expected="section.key=value", where="command line")
-        _put(tree, path.strip().split("."), _value(text.strip()), where=change)
-    return from_tree(tree, where=str(recipe) if recipe else "command line")
+            raise InputError(f"{text!r} is not a change", expected="section.key=value", where="command line")
+        _put(tree, path.strip().split("."), _value(value.strip()), where=text)
+    return from_tree(tree, where="command line")
 
 
 def from_tree(tree: dict[str, Any], where: str) -> RunConfig:
@@ -174,22 +185,25 @@ def equivalent_command(config: RunConfig) -> str:
 
 
 def _shell(path: str, value: Any) -> str:
-    import shlex
+    """`path=value` as a shell takes it: bare words bare, all else in TOML's notation."""
+    bare = isinstance(value, str) and _value(value) == value and re.fullmatch(r"[\w:/.\-]+", value)
+    return shlex.quote(f"{path}={value if bare else _toml(value)}")
 
-    import tomli_w
 
-    text = tomli_w.dumps({"x": value}, multiline_strings=False).partition("=")[2].strip()
+def _toml(value: Any) -> str:
+    """One value on one line. JSON's notation is TOML's, but for tables."""
     if isinstance(value, dict):
-        text = "{" + ", ".join(f"{key} = {_shell('', entry)[1:]}" for key, entry in value.items()) + "}"
-    text = value if isinstance(value, str) and re.fullmatch(r"[\w:/.\-]+[a-zA-Z][\w:/.\-]*", value) else " ".join(text.split())
-    return shlex.quote(f"{path}={text}") if path else f"={text}"
+        return "{" + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise InputError("no such recipe", where=str(path), do="`ls recipes` shows those that come along") from None
+        raise InputError(
+            "no such recipe", where=str(path), do="`ls recipes` shows those that come along"
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"not valid UTF-8 at byte {error.start}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
@@ -227,7 +241,9 @@ def _check_keys(tree: dict[str, Any], kind: type, path: tuple[str, ...], where: 
             )
         if isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
             if not isinstance(value, dict):
-                raise InputError(f"{full!r} is a section, not a value", where=where, expected=f"[{full}] or {full}.key")
+                raise InputError(
+                    f"{full!r} is a section, not a value", where=where, expected=f"[{full}] or {full}.key"
+                )
             _check_keys(value, fields[key], (*path, key), where)
 
 
@@ -247,16 +263,36 @@ def _check_ranges(config: RunConfig, where: str) -> None:
     rules = [
         (t.steps >= 1, "training.steps", t.steps, "1 or more"),
         (t.context >= 2, "training.context", t.context, "2 or more"),
-        (t.batch_tokens >= t.context, "training.batch_tokens", t.batch_tokens, f"at least training.context ({t.context})"),
+        (
+            t.batch_tokens >= t.context,
+            "training.batch_tokens",
+            t.batch_tokens,
+            f"at least training.context ({t.context})",
+        ),
         (t.micro_batch_rows >= 0, "training.micro_batch_rows", t.micro_batch_rows, "0 (automatic) or more"),
         (t.keep >= 1, "training.keep", t.keep, "1 or more"),
         (0 <= t.ema_decay < 1, "training.ema_decay", t.ema_decay, "between 0 and 1"),
         (t.clip_norm >= 0, "training.clip_norm", t.clip_norm, "0 (off) or more"),
-        (t.average_last <= t.keep, "training.average_last", t.average_last, f"at most training.keep ({t.keep})"),
+        (
+            t.average_last <= t.keep,
+            "training.average_last",
+            t.average_last,
+            f"at most training.keep ({t.keep})",
+        ),
         (o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "above 0"),
-        (0 < config.data.valid_fraction < 1, "data.valid_fraction", config.data.valid_fraction, "between 0 and 1"),
+        (
+            0 < config.data.valid_fraction < 1,
+            "data.valid_fraction",
+            config.data.valid_fraction,
+            "between 0 and 1",
+        ),
         (0 <= config.seed < 2**31, "seed", config.seed, "between 0 and 2147483647"),
-        (0 <= config.schedule.decay_fraction <= 1, "schedule.decay_fraction", config.schedule.decay_fraction, "0 to 1"),
+        (
+            0 <= config.schedule.decay_fraction <= 1,
+            "schedule.decay_fraction",
+            config.schedule.decay_fraction,
+            "0 to 1",
+        ),
     ]
     for right, key, value, expected in rules:
         if not right:

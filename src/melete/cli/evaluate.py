@@ -58,8 +58,9 @@ def command(
       melete evaluate runs/mine --data book.txt --json
     """
     from melete.api import load
+    from melete.data.datasets import tokenised
     from melete.evaluation.evaluate import check_window, compare, default_context, evaluate_corpus
-    from melete.evaluation.texts import choose_text, in_tokens
+    from melete.evaluation.texts import choose_text
 
     chosen = ("text_column", "valid_fraction", "seed")
     text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
@@ -68,13 +69,13 @@ def command(
     context = default_context(loaded.model) if context is None else context
     stride = max(1, context // 2) if stride is None else stride
     check_window(loaded.model, context, stride)
-    corpus = in_tokens(text.documents, loaded.tokenizer)
+    corpus = tokenised(text.documents, loaded.tokenizer)
     if learnt_from is None:
         scores = {"model": evaluate_corpus(loaded.model, corpus, context=context, stride=stride)}
     else:
         from melete.baselines.ngram import NGram
 
-        train = in_tokens(learnt_from, loaded.tokenizer)
+        train = tokenised(learnt_from, loaded.tokenizer)
         ngram = NGram.train(train.read(0, len(train)), loaded.tokenizer.vocab_size)
         scores = compare(loaded.model, ngram, corpus, context=context, stride=stride)
     if as_json:

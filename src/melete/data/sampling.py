@@ -75,7 +75,13 @@ class PackedRows:
     """
 
     def __init__(
-        self, corpus: Corpus, context: int, rows_per_step: int, micro_batch_rows: int, seed: int = 0, shuffle: bool = True
+        self,
+        corpus: Corpus,
+        context: int,
+        rows_per_step: int,
+        micro_batch_rows: int,
+        seed: int = 0,
+        shuffle: bool = True,
     ) -> None:
         targets = len(corpus) - 1
         if targets < context:
@@ -92,7 +98,9 @@ class PackedRows:
         """The examples of one optimiser step, cut into micro-batches."""
         place = np.arange(step * self.rows_per_step, (step + 1) * self.rows_per_step)
         examples = [self._example(epoch, index) for epoch, index in self._keys(place)]
-        return [examples[i : i + self.micro_batch_rows] for i in range(0, len(examples), self.micro_batch_rows)]
+        return [
+            examples[i : i + self.micro_batch_rows] for i in range(0, len(examples), self.micro_batch_rows)
+        ]
 
     def _keys(self, place: np.ndarray) -> list[tuple[int, int]]:
         epochs, index = place // self.rows, place % self.rows

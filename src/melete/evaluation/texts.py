@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from melete.console import say
-from melete.data.corpus import Corpus, corpus_key, prepare
-from melete.data.datasets import cache_folder, resolve
+from melete.data.datasets import resolve
 from melete.data.splits import Documents, split_documents
-from melete.data.tokenizers import Tokenizer
 
 
 class Text(NamedTuple):
@@ -58,14 +56,3 @@ def choose_text(
         say(parts.note)
         train, valid = parts.train, parts.valid
     return Text(train, split, None) if split == "train" else Text(valid, split, train)
-
-
-def in_tokens(documents: Documents, tokenizer: Tokenizer) -> Corpus:
-    """The documents as token ids, in the cache, where the same text and tokenizer are found again.
-
-    Raises:
-        InputError: no documents.
-        StorageError: no room in the cache.
-    """
-    key = corpus_key(documents.source_hash, tokenizer)
-    return prepare(documents, tokenizer, cache_folder() / "corpora" / key, source_hash=documents.source_hash)

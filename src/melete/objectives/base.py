@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from melete.data.batch import Batch, Example, ExampleKey
+from melete.models.base import Decoder
 from melete.models.checkpoint import load_model, save_model
 
 
@@ -43,7 +44,7 @@ class Objective(nn.Module):
             then never re-cuts its batches.
     """
 
-    model: nn.Module
+    model: Decoder
     weights: dict[str, float]
     micro_batch_fixed = False
 

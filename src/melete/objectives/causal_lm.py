@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from melete.data.batch import Batch, Example, ExampleKey
-from melete.models import CausalModel
+from melete.models.base import Decoder
 from melete.nn.functional import linear_cross_entropy
 from melete.objectives.base import Context, Objective
 
@@ -22,9 +22,9 @@ class CausalLM(Objective):
         z_loss: factor of the squared log-normaliser, which keeps logits from drifting (PaLM, section 5).
     """
 
-    def __init__(self, model: CausalModel, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
+    def __init__(self, model: Decoder, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
         super().__init__()
-        self.model: CausalModel = model
+        self.model: Decoder = model
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self.weights = {"causal_lm": 1.0, "z": z_loss} if z_loss else {"causal_lm": 1.0}
 

@@ -46,7 +46,7 @@ class Trainer:
         train: the training examples.
         valid: the batches of one evaluation, read by number; None evaluates nothing.
         valid_steps: how many of them there are.
-        folder: the run folder; its `checkpoints/` is written.
+        folder: the run folder; its `checkpoints/`, `latest.json` and `best.json` are written.
         log: where events go.
         tokenizer: folder of the tokenizer that is saved with each checkpoint.
         sample: makes (prompt, text) pairs from the model as it is.
@@ -67,7 +67,7 @@ class Trainer:
     ) -> None:
         self.config, self.objective, self.train_source = config, objective, train
         self.valid_source, self.valid_steps = valid, valid_steps
-        self.checkpoints, self.log = folder / "checkpoints", log
+        self.folder, self.checkpoints, self.log = folder, folder / "checkpoints", log
         self.tokenizer, self.sample = tokenizer, sample
         self.world = World.join()
         self.device = torch.device(config.training.device)
@@ -166,12 +166,8 @@ class Trainer:
         """Items of each term over all micro-batches and ranks, before any backward pass."""
         counts = [self.objective.counts(batch) for batch in batches]
         totals = {
-            name: torch.stack([count[name].double() for count in counts]).sum()
+            name: torch.stack([count[name] for count in counts]).sum().float().to(self.device)
             for name in self.objective.weights
-        }
-        totals = {
-            name: total.to(self.device, torch.float64 if self.device.type != "mps" else None)
-            for name, total in totals.items()
         }
         self.world.sum(list(totals.values()))
         return totals
@@ -189,12 +185,9 @@ class Trainer:
             torch.manual_seed(noise)
             ctx = Context(step, step / steps, torch.Generator(self.device).manual_seed(noise))
             parts = self.objective(batch.to(self.device), ctx)
-            loss = sum(
-                self.objective.weights[name] * part / totals[name].clamp_min(1.0).to(part.dtype)
-                for name, part in parts.items()
-            )
-            assert isinstance(loss, Tensor)
-            (loss * self.scale.value if self.scale.active else loss).backward()
+            weights = self.objective.weights
+            shares = [weights[name] * part / totals[name].clamp_min(1.0) for name, part in parts.items()]
+            (torch.stack(shares).sum() * self.scale.value).backward()
             self.masters.collect()
             for name, part in parts.items():
                 sums[name] += part.detach()
@@ -306,9 +299,9 @@ class Trainer:
                 self.log.write(
                     "checkpoint", step=self.counters.step, path=name, seconds=time.monotonic() - begun
                 )
-            checkpoints.point(self.checkpoints / "latest.json", name)
+            checkpoints.point(self.folder / "latest.json", name)
             if self.counters.best_step == self.counters.step:
-                checkpoints.point(self.checkpoints / "best.json", name)
+                checkpoints.point(self.folder / "best.json", name)
             best = self.counters.best_step
             checkpoints.rotate(
                 self.checkpoints,

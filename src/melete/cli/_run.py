@@ -1,0 +1,107 @@
+"""What the verbs that train have in common: options, the dry run, and the closing lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from melete.console import duration, say
+
+if TYPE_CHECKING:
+    from melete.config import RunConfig
+    from melete.training.run import Finished
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every verb that starts a run."""
+    options = [
+        click.option("--name", help="Name of the run folder; default: from model and data."),
+        click.option("--steps", type=int, help="Optimiser steps."),
+        click.option("--context", type=int, help="Tokens of a row."),
+        click.option("--batch-tokens", type=int, help="Tokens of an optimiser step."),
+        click.option("--seed", type=int, help="Default: 0."),
+        click.option("--device", help="auto, cpu, cuda, mps."),
+        click.option("--precision", help="auto, float32, bfloat16, float16."),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a config key; may be repeated.",
+        ),
+        click.option("--no-baseline", is_flag=True, help="Leave out the 5-gram in the next column."),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Show the recipe, parameters, FLOPs, memory and time; train nothing.",
+        ),
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+# flag -> the config key it is a shorthand for
+FLAGS = {
+    "name": "name",
+    "seed": "seed",
+    "steps": "training.steps",
+    "context": "training.context",
+    "batch_tokens": "training.batch_tokens",
+    "device": "training.device",
+    "precision": "training.precision",
+}
+
+
+def finish(
+    config: RunConfig,
+    changes: tuple[str, ...],
+    *,
+    begun: float,
+    no_baseline: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Put the flags into the config, train, and say what came of it."""
+    from melete import config as configs
+
+    asked = {FLAGS[flag]: value for flag, value in flags.items() if value is not None}
+    if no_baseline:
+        asked["evaluation.baseline"] = False
+    config = configs.change_by_text(configs.change(config, asked), changes)
+    if dry_run:
+        from melete.training.budget import preview
+
+        figures = preview(config)
+        if as_json:
+            print(json.dumps(figures))
+        else:
+            say(configs.dump(config))
+            for key, value in figures.items():
+                say(f"{key}: {value}")
+        return
+    from melete.training.run import start
+
+    close(start(config, begun), as_json)
+
+
+def close(finished: Finished, as_json: bool) -> None:
+    """Score a finished run and print its table; or say how to go on with a stopped one."""
+    if finished.reason == "signal":
+        say(f"saved; go on with: melete resume {finished.folder}")
+        sys.exit(130)
+    from melete.evaluation.scorecard import score_run
+
+    card = score_run(finished.folder, finished.data.train, finished.data.valid)
+    if as_json:
+        print(json.dumps(card, ensure_ascii=False))
+    say(f"{duration(card['seconds'])} in all; the page: {finished.folder / 'report.html'}")
+    say(f"next: melete generate {finished.folder} --prompt 'Once'   or   melete chat {finished.folder}")

@@ -1,0 +1,223 @@
+"""Choices made once by measuring: the rows of a micro-batch, and under a time budget the model's size and steps.
+
+Each choice is written into the run's config with its reason, and read back on a resume.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from melete import config as configs
+from melete.config import RunConfig
+from melete.console import duration, say
+from melete.data.batch import Batch
+from melete.errors import InputError
+from melete.models import build, is_spec, presets
+from melete.models.base import Decoder
+from melete.models.checkpoint import load_model, locate
+from melete.objectives.base import Context
+from melete.objectives.causal_lm import CausalLM
+from melete.training.precision import DTYPES, MasterWeights, choose_device, choose_precision
+from melete.training.prepare import Prepared
+
+# Tokens of one forward pass on a CPU: more gains nothing in speed and costs memory.
+_CPU_MICRO_BATCH_TOKENS = 16384
+# Share of a time budget kept for the final evaluation, the saving and the machine's moods.
+_RESERVE = 0.12
+
+
+def choose(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
+    """Settle what the config leaves open.
+
+    Args:
+        begun: `time.monotonic()` from which `training.minutes` counts.
+
+    Returns:
+        The config with every choice and reason in it, and the model it describes.
+    """
+    if config.training.minutes:
+        config, model = _fit_budget(config, model, data, begun)
+    if config.training.micro_batch_rows == 0:
+        rows, why = micro_batch_rows(config, model)
+        config = configs.change(
+            config, {"training.micro_batch_rows": rows}, {"training.micro_batch_rows": why}
+        )
+    return config, model
+
+
+def micro_batch_rows(config: RunConfig, model: Decoder) -> tuple[int, str]:
+    """The largest micro-batch that fits, as a divisor of the rows of a step; the effective batch stays."""
+    t = config.training
+    rows = max(1, t.batch_tokens // t.context)
+    divisors = [d for d in range(rows, 0, -1) if rows % d == 0]
+    if t.device == "cpu":
+        limit = max(1, _CPU_MICRO_BATCH_TOKENS // t.context)
+        chosen = next(d for d in divisors if d <= limit)
+        return (
+            chosen,
+            f"{chosen} of {rows} rows at once, {chosen * t.context:,} tokens: more is not faster on a CPU",
+        )
+    for chosen in divisors:
+        try:
+            seconds_per_token(config, model, chosen, repeats=1)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        else:
+            return chosen, f"{chosen} of {rows} rows at once: the most that fits in the device's memory"
+    raise InputError(
+        "not even one row fits in the device's memory",
+        where="training.context",
+        do="use a smaller context or model",
+    )
+
+
+def seconds_per_token(config: RunConfig, model: Decoder, rows: int, repeats: int = 3) -> float:
+    """Measured time of a forward and backward pass over random tokens; the model's weights are left as they are."""
+    t = config.training
+    device = torch.device(t.device)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    objective = CausalLM(model).to(device)
+    masters = MasterWeights(objective, DTYPES[t.precision])
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (rows, t.context + 1), generator=generator)
+    batch = Batch.from_rows(list(ids[:, :-1]))
+    batch.labels["causal_lm"] = ids[:, 1:].contiguous()
+    batch = batch.to(device)
+    best = math.inf
+    for _ in range(repeats + 1):  # the first one warms up
+        begun = time.monotonic()
+        objective(batch, Context())["causal_lm"].div(ids.numel()).backward()
+        masters.collect()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.monotonic() - begun)
+    for name, p in model.named_parameters():
+        p.grad = None
+        p.data = weights[name]
+    return best / (rows * t.context)
+
+
+# ---------------------------------------------------------------------- the time budget
+
+
+@dataclass(frozen=True)
+class _Plan:
+    preset: str
+    model: Decoder
+    tokens: float
+    rate: float
+    loss: float
+
+
+def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
+    """Model size, batch, steps and intervals from `training.minutes`."""
+    left = config.training.minutes * 60 * (1 - _RESERVE) - (time.monotonic() - begun)
+    if left < 5:
+        raise InputError(
+            f"{config.training.minutes:g} minutes are over before training begins", where="training.minutes"
+        )
+    family, _, preset = config.model.source.partition(":")
+    fixed = bool(preset) or not is_spec(config.model.source)
+    names = [preset or config.model.source] if fixed else presets(family)
+    say(f"measuring what this machine does in {duration(left)} ...")
+    plans: list[_Plan] = []
+    for name in names:
+        candidate = model if fixed else _candidate(config, family, name, model)
+        plan = _plan(config, name, candidate, len(data.train), left)
+        plans.append(plan)
+        if len(plans) > 1 and plan.loss > plans[-2].loss:
+            break  # larger ones only get worse: they see too few tokens
+    best = min(plans, key=lambda plan: plan.loss)
+    return _settle(config, family, best, fixed, plans, len(data.train)), best.model
+
+
+def _candidate(config: RunConfig, family: str, preset: str, like: Decoder) -> Decoder:
+    fields: dict[str, Any] = {"max_position_embeddings": config.training.context, **config.model.config}
+    return build(f"{family}:{preset}", vocab_size=like.config.vocab_size, seed=config.seed, **fields)
+
+
+def _plan(config: RunConfig, name: str, model: Decoder, unique: int, seconds: float) -> _Plan:
+    rows = max(1, 8192 // config.training.context)
+    rate = 1.0 / (seconds_per_token(config, model, rows, repeats=2) * 1.1)  # the optimiser's share
+    tokens = rate * seconds
+    parameters = sum(p.numel() for p in model.parameters())
+    return _Plan(name, model, tokens, rate, expected_loss(parameters, tokens, unique))
+
+
+def expected_loss(parameters: float, tokens: float, unique: float) -> float:
+    """What a scaling law says of a model of this size after this many tokens; good for comparing sizes only.
+
+    Hoffmann et al. 2022 ("Training Compute-Optimal Large Language Models", section D.3), with repeated tokens worth
+    less and less (Muennighoff et al. 2023, section 4: half-life of about 15 epochs).
+    """
+    repeats = max(tokens / unique - 1.0, 0.0)
+    effective = min(tokens, unique) + unique * 15.4 * (1.0 - math.exp(-repeats / 15.4))
+    return 1.69 + 406.4 / parameters**0.34 + 410.7 / effective**0.28
+
+
+def _settle(
+    config: RunConfig, family: str, best: _Plan, fixed: bool, plans: list[_Plan], unique: int
+) -> RunConfig:
+    context = config.training.context
+    batch = context * max(1, round(min(max(best.tokens / 800, 4096), 32768) / context))
+    steps = max(20, int(best.tokens // batch))
+    epochs = steps * batch / unique
+    changes: dict[str, Any] = {
+        "training.batch_tokens": batch,
+        "training.steps": steps,
+        "schedule.warmup_steps": max(5, steps // 50),
+        "training.eval_every": max(10, steps // 8),
+        "training.save_every": max(10, steps // 4),
+        "training.sample_every": max(10, steps // 4),
+    }
+    reasons = {
+        "training.batch_tokens": f"{batch:,}: small enough for some hundred steps, large enough to fill the machine",
+        "training.steps": f"{steps:,}: {config.training.minutes:g} minutes at {best.rate:,.0f} tokens/s measured, "
+        f"less {_RESERVE:.0%} for evaluation; {epochs:.1f} passes over the text",
+    }
+    if not fixed:
+        changes["model.source"] = f"{family}:{best.preset}"
+        reasons["model.source"] = f"{best.preset}: least expected loss in the time among " + ", ".join(
+            f"{plan.preset} ({plan.rate:,.0f} tokens/s)" for plan in plans
+        )
+    return configs.change(config, changes, reasons)
+
+
+def preview(config: RunConfig) -> dict[str, Any]:
+    """What a run would be, without reading its data: sizes, arithmetic, memory and measured time.
+
+    Memory counts weights, their float32 masters, gradients, two optimiser moments and the activations of one
+    micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1).
+    """
+    t = config.training
+    vocabulary = config.tokenizer.vocab_size
+    if is_spec(config.model.source):
+        model = build(
+            config.model.source,
+            vocab_size=vocabulary,
+            **{"max_position_embeddings": t.context, **config.model.config},
+        )
+    else:
+        model = load_model(locate(config.model.source))
+    device = choose_device(t.device)
+    precision, why = choose_precision(t.precision, device)
+    config = configs.change(config, {"training.device": str(device), "training.precision": precision})
+    rows, _ = (t.micro_batch_rows, "") if t.micro_batch_rows else micro_batch_rows(config, model)
+    parameters = sum(p.numel() for p in model.parameters())
+    rate = 1.0 / seconds_per_token(config, model, rows, repeats=1)
+    sizes = model.config
+    activations = 34 * rows * t.context * sizes.hidden_size * sizes.num_hidden_layers
+    return {
+        "parameters": parameters,
+        "precision": f"{precision}, {why}",
+        "tokens": t.steps * t.batch_tokens,
+        "flops": 6.0 * parameters * t.steps * t.batch_tokens,
+        "memory_gib": round((18 * parameters + activations) / 2**30, 2),
+        "tokens_per_second": round(rate),
+        "seconds": round(t.steps * t.batch_tokens / rate, 1) if not t.minutes else 60 * t.minutes,
+    }

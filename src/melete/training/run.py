@@ -1,0 +1,351 @@
+"""A run from config to finished model: data, tokenizer, model, choices, training, final weights, scores."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from melete import __version__
+from melete import config as configs
+from melete.config import RunConfig
+from melete.console import say
+from melete.data.corpus import Corpus
+from melete.data.sampling import PackedRows
+from melete.data.tokenizers import Tokenizer
+from melete.errors import InputError, StorageError
+from melete.generation.generate import encode_prompt, generate
+from melete.generation.settings import GenerationSettings
+from melete.machine import keep_freed_memory, usable_cores
+from melete.models import build, is_spec
+from melete.models.base import Decoder
+from melete.models.checkpoint import load_model, locate
+from melete.objectives.causal_lm import CausalLM
+from melete.training import state as checkpoints
+from melete.training.budget import choose
+from melete.training.log import EventLog, TerminalProgress
+from melete.training.precision import choose_device, choose_precision
+from melete.training.prepare import Prepared, prepare_data
+from melete.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        folder: the run folder.
+        reason: `done`, `early stop` or `signal`.
+        loss: validation loss of the last evaluation, nats per token.
+    """
+
+    folder: Path
+    reason: str
+    loss: float | None
+    data: Prepared
+
+
+def start(config: RunConfig, begun: float | None = None) -> Finished:
+    """Begin a new run.
+
+    Args:
+        config: of the run; `auto` values and zeros that mean "choose" are chosen here, and written down.
+        begun: `time.monotonic()` from which a time budget counts.
+
+    Raises:
+        InputError: the run folder exists, or something in the config or the data is wrong.
+    """
+    begun = time.monotonic() if begun is None else begun
+    keep_freed_memory()
+    folder = _run_folder(config)
+    config = _choose_machine(config)
+    _use(config)
+    tokenizer = None if is_spec(config.model.source) else Tokenizer.load(locate(config.model.source))
+    data = prepare_data(config, tokenizer)
+    model = _build_model(config, data.tokenizer)
+    config, model = choose(config, model, data, begun)
+    _write_run_folder(folder, config, data)
+    say(f"run: {folder}  seed: {config.seed}")
+    for key, reason in config.choices.items():
+        say(f"  {key}: {reason}")
+    say(f"the same without choosing again: {configs.equivalent_command(config)}")
+    with _locked(folder):
+        return _train(config, folder, model, data, None)
+
+
+def resume(folder: Path) -> Finished:
+    """Go on with a run from its newest whole checkpoint, or from its start if it has none yet.
+
+    Raises:
+        InputError: no run there, it is finished, or its data has changed since.
+    """
+    path = folder / "config.toml"
+    if not path.exists():
+        raise InputError(
+            "not a run folder",
+            where=str(folder),
+            expected="a folder with config.toml",
+            do="see `melete runs`",
+        )
+    if (folder / "final").exists():
+        raise InputError("this run is finished", where=str(folder), do=f"`melete generate {folder}` uses it")
+    keep_freed_memory()
+    config = configs.load(path)
+    _use(config)
+    with _locked(folder):
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+        data = prepare_data(config, tokenizer)
+        written = json.loads((folder / "environment.json").read_text())["data"]
+        if written != data.fingerprints():
+            raise InputError(
+                "the data is not what this run began with", where=str(folder), do="start a new run"
+            )
+        checkpoint = checkpoints.newest(folder / "checkpoints", say)
+        model = load_model(checkpoint) if checkpoint else _build_model(config, tokenizer)
+        return _train(config, folder, model, data, checkpoint)
+
+
+def _train(
+    config: RunConfig, folder: Path, model: Decoder, data: Prepared, checkpoint: Path | None
+) -> Finished:
+    t = config.training
+    objective = CausalLM(model, config.objective.label_smoothing, config.objective.z_loss)
+    rows = t.batch_tokens // t.context
+    train = PackedRows(data.train, t.context, rows, t.micro_batch_rows, config.seed)
+    valid, valid_steps = _validation(data.valid, t.context, t.micro_batch_rows, t.eval_tokens)
+    log = EventLog(folder / "events.jsonl", TerminalProgress(t.steps))
+    trainer = Trainer(
+        config,
+        objective,
+        train,
+        folder=folder,
+        log=log,
+        valid=valid,
+        valid_steps=valid_steps,
+        tokenizer=folder / "tokenizer",
+        sample=lambda: _samples(model, data.tokenizer, t.prompts),
+    )
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+        say(f"going on from {checkpoint.name} of {t.steps:,} steps")
+    else:
+        log.cut(0)
+        log.write(
+            "start",
+            run=folder.name,
+            time=time.time(),
+            seed=config.seed,
+            parameters=sum(p.numel() for p in model.parameters()),
+            family=model.family,
+            tokens_per_step=rows * t.context,
+            steps=t.steps,
+            device=t.device,
+            precision=t.precision,
+            threads=torch.get_num_threads(),
+            command=" ".join(sys.argv),
+        )
+    reason = trainer.train()
+    if reason != "signal":
+        _write_final(config, folder, trainer, objective)
+        for prompt, text in _samples(model, data.tokenizer, t.prompts):
+            log.write("sample", step=trainer.counters.step, prompt=prompt, text=text)
+    log.write("end", reason=reason, elapsed=trainer.counters.elapsed)
+    log.close()
+    return Finished(folder, reason, trainer.counters.best_loss, data)
+
+
+def _validation(corpus: Corpus, context: int, rows: int, tokens: int) -> tuple[PackedRows | None, int]:
+    """The first `tokens` of the validation text in rows; nothing where it is shorter than one row."""
+    available = min(tokens, len(corpus) - 1) // context
+    if available < 1:
+        say(
+            f"the validation text ({len(corpus):,} tokens) is shorter than one row: no evaluation while training"
+        )
+        return None, 0
+    rows = min(rows, available)
+    return PackedRows(corpus, context, rows, rows, shuffle=False), available // rows
+
+
+def _samples(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[str, str]]:
+    eos_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    settings = GenerationSettings(max_new_tokens=96, top_p=0.95, truncate=True, eos_ids=eos_ids)
+    answers = generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], settings)
+    return [(prompt, tokenizer.decode(ids)) for prompt, ids in zip(prompts, answers, strict=True)]
+
+
+# ---------------------------------------------------------------------- final weights
+
+
+def _write_final(config: RunConfig, folder: Path, trainer: Trainer, objective: CausalLM) -> None:
+    weights, which = _final_weights(config, folder, trainer, objective)
+    trainer.masters.load(weights)
+    objective.eval()
+    loss = trainer.validation_loss() if trainer.valid_source is not None else None
+    card = _model_card(config, folder, which, loss)
+
+    def fill(target: Path) -> None:
+        objective.save(target, weights, folder / "tokenizer")
+        (target / "README.md").write_text(card, encoding="utf-8")
+
+    checkpoints.write_folder(folder / "final", fill)
+    say(f"final weights: {which}" + ("" if loss is None else f", validation loss {loss:.4f}"))
+
+
+def _final_weights(
+    config: RunConfig, folder: Path, trainer: Trainer, objective: CausalLM
+) -> tuple[dict[str, Tensor], str]:
+    """Averaged weights where they were asked for, else the best checkpoint if it beats the last step."""
+    last = {name: p.detach().cpu() for name, p in trainer.masters.named.items()}
+    counters, t = trainer.counters, config.training
+    if t.average_last:
+        folders = sorted((folder / "checkpoints").glob("step-*"))[-t.average_last :]
+        return checkpoints.average(
+            folders, objective.load
+        ), f"mean of {', '.join(path.name for path in folders)}"
+    if trainer.ema is not None:
+        ema = {name: tensor.cpu() for name, tensor in trainer.ema.items()}
+        trainer.ema = None
+        return ema, f"moving average (decay {t.ema_decay:g}) at step {counters.step:,}"
+    if counters.best_step is not None and counters.best_step != counters.step:
+        best = folder / "checkpoints" / checkpoints.name_of(counters.best_step)
+        return objective.load(best), f"best step by validation loss, {counters.best_step:,}"
+    return last, f"last step, {counters.step:,}"
+
+
+def _model_card(config: RunConfig, folder: Path, which: str, loss: float | None) -> str:
+    data = json.loads((folder / "environment.json").read_text())["data"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "---",
+        "",
+        f"# {folder.name}",
+        "",
+        f"A base language model trained by Melete {__version__}; it continues text and follows no instructions.",
+        "",
+        f"- weights: {which}",
+        f"- validation loss: {'not measured' if loss is None else f'{loss:.4f} nats per token'}",
+        *(f"- {split} data: {value}" for split, value in data.items()),
+        "",
+        "```",
+        configs.equivalent_command(config),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------- folders and machine
+
+
+def _run_folder(config: RunConfig) -> Path:
+    if config.name:
+        folder = Path(config.folder) / config.name
+        if folder.exists():
+            raise InputError(
+                "this run exists already", where=str(folder), do="choose another name=, or `melete resume` it"
+            )
+        return folder
+    words = [config.model.source.replace(":", "-").rstrip("/").split("/")[-1]]
+    words += [Path(name).name.split(".")[0] or "data" for name in config.data.train[:1]]
+    return free_folder(Path(config.folder), "-".join(words))
+
+
+def free_folder(parent: Path, base: str) -> Path:
+    """`parent/base`, or the first of `base-2`, `base-3`, ... that is not there."""
+    number = 1
+    while (folder := parent / (base if number == 1 else f"{base}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _choose_machine(config: RunConfig) -> RunConfig:
+    t = config.training
+    device = choose_device(t.device)
+    precision, why = choose_precision(t.precision, device)
+    threads = t.threads or usable_cores()
+    asked = {"training.device": t.device, "training.precision": t.precision, "training.threads": t.threads}
+    changes: dict[str, Any] = {
+        "training.device": str(device),
+        "training.precision": precision,
+        "training.threads": threads,
+    }
+    reasons = {
+        "training.device": f"{device}" + (", there is no GPU" if device.type == "cpu" else ""),
+        "training.precision": f"{precision}, {why}",
+        "training.threads": f"{threads}, all that this process may use",
+    }
+    return configs.change(
+        config, changes, {key: why for key, why in reasons.items() if asked[key] in ("auto", 0)}
+    )
+
+
+def _use(config: RunConfig) -> None:
+    torch.set_num_threads(config.training.threads)
+    torch.manual_seed(config.seed)
+
+
+def _build_model(config: RunConfig, tokenizer: Tokenizer) -> Decoder:
+    section, t = config.model, config.training
+    if not is_spec(section.source):
+        return load_model(locate(section.source)).train()
+    fields = {"max_position_embeddings": t.context, **section.config}
+    scheme = {"init": section.init} if section.init else {}
+    return build(section.source, vocab_size=tokenizer.vocab_size, seed=config.seed, **scheme, **fields)
+
+
+def _write_run_folder(folder: Path, config: RunConfig, data: Prepared) -> None:
+    def fill(target: Path) -> None:
+        (target / "config.toml").write_text(configs.dump(config), encoding="utf-8")
+        (target / "environment.json").write_text(json.dumps(_environment(data), indent=1, ensure_ascii=False))
+        data.tokenizer.save(target / "tokenizer")
+        (target / "checkpoints").mkdir()
+
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        os.rename(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"could not make the run folder: {error.strerror}",
+            where=str(folder),
+            do="choose another with folder=",
+        ) from None
+
+
+def _environment(data: Prepared) -> dict[str, Any]:
+    return {
+        "melete": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "command": " ".join(sys.argv),
+        "data": data.fingerprints(),
+        "notes": data.notes,
+    }
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two trainings never share a run folder."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError("another process is training here", where=str(folder)) from None
+        yield
