@@ -7,10 +7,15 @@ import importlib.util
 import io
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from melete.data.tokenizers import Tokenizer
+from melete.models import build
+from melete.models.checkpoint import save_model
 
 ROOT = Path(__file__).parents[1]
 ENGLISH = sorted((ROOT / "docs" / "en").glob("*.md"))
@@ -47,14 +52,28 @@ def promised(code: str) -> list[str]:
     return shown
 
 
-@pytest.mark.parametrize("page", [page for page in ENGLISH if blocks(page)], ids=lambda page: page.stem)
-def test_page_runs_and_prints_what_it_says(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = program(page)
-    script = tmp_path / f"{page.stem}.py"
-    script.write_text(code, encoding="utf-8")
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder as a reader might have it: a finished run, and two texts."""
+    texts = [f"import {name}\n\n\nclass {name.title()}:\n    pass\n" for name in ("os", "sys", "re", "json")]
+    tokenizer = Tokenizer.train(texts * 8, "byte-bpe", 280)
+    tokenizer.save(tmp_path / "tokenizer")
+    model = build("qwen3:nano", vocab_size=tokenizer.vocab_size, max_position_embeddings=256)
+    save_model(tmp_path / "runs" / "demo" / "final", model, tokenizer=tmp_path / "tokenizer")
+    (tmp_path / "my.txt").write_text("".join(texts) * 4, encoding="utf-8")
+    (tmp_path / "more.txt").write_text("".join(reversed(texts)) * 4, encoding="utf-8")
+    monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)  # training sets its own
+
+
+@pytest.mark.parametrize("page", [page for page in ENGLISH if blocks(page)], ids=lambda page: page.stem)
+def test_page_runs_and_prints_what_it_says(page: Path, workplace: Path) -> None:
+    code = program(page)
+    script = workplace / f"{page.stem}.py"
+    script.write_text(code, encoding="utf-8")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), torch.random.fork_rng():
         runpy.run_path(str(script))

@@ -25,7 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "re
 
 # Who may import whom: a room may use its own floor and those below it.
 FLOORS = (
-    ("errors", "console"),
+    ("errors", "console", "machine"),
     ("config", "metrics", "nn", "data"),
     ("models",),
     ("objectives", "tasks", "generation"),

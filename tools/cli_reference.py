@@ -1,0 +1,106 @@
+"""Write docs/{en,zh}/cli.md from the commands themselves (`make docs`).
+
+The Chinese page takes its texts from `cli_zh.toml`; a text that is not there yet stands in English.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from melete.cli import VERBS, melete
+
+ROOT = Path(__file__).parents[1]
+INTRO = """# Command line
+
+Made from the commands by `make docs`; each says the same under `--help`.
+
+What is for you goes to standard error; what is for the next program (a text, figures) goes to standard output. With
+`--json` that is one JSON object. A mistake in what you typed or in a file ends with one line and exit code 2, a machine
+that cannot read or write with exit code 1, Ctrl-C with 130. Where a model is asked for, a run folder, a checkpoint, a
+Hugging Face folder or a Hub id will do.
+"""
+WORDS = {"en": ("option", "what it does", "default"), "zh": ("选项", "作用", "默认")}
+
+
+def main() -> None:
+    """Write both pages."""
+    for language in WORDS:
+        target = ROOT / "docs" / language / "cli.md"
+        target.write_text(render(language), encoding="utf-8")
+        print(target.relative_to(ROOT))
+
+
+def render(language: str) -> str:
+    """The page in one language."""
+    texts = tomllib.loads((ROOT / "tools" / "cli_zh.toml").read_text("utf-8")) if language == "zh" else {}
+    sections = [_section(path, command, texts, language) for path, command in _commands(melete, ())]
+    summary = "\n".join(
+        f"- [`melete {verb}`](#melete-{verb}): {texts.get(says, says)}" for verb, says in VERBS.items()
+    )
+    return "\n".join([texts.get("intro", INTRO), summary, "", *sections])
+
+
+def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from _commands(command, (*path, name))
+
+
+def _section(path: tuple[str, ...], command: click.Command, texts: dict[str, str], language: str) -> str:
+    paragraphs, examples = _help(command)
+    words = " ".join(path)
+    usage = " ".join(command.collect_usage_pieces(click.Context(command)))
+    lines = [f"## melete {words}", "", f"`melete {words} {usage}`", ""]
+    for paragraph in paragraphs:
+        lines += [texts.get(paragraph, paragraph), ""]
+    if examples:
+        lines += ["```bash", *examples, "```", ""]
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    if options:
+        first, second, _ = WORDS[language]
+        lines += [f"| {first} | {second} |", "|---|---|"]
+        lines += [_option(option, texts, WORDS[language][2]) for option in options]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _help(command: click.Command) -> tuple[list[str], list[str]]:
+    """Paragraphs of a command's help, each on one line, and the lines of its examples."""
+    text = inspect.cleandoc(command.help or "")
+    before, _, after = text.partition("\b\nExample")
+    paragraphs = [
+        " ".join(part.replace("\b\n", "").split()) for part in re.split(r"\n\s*\n", before) if part.strip()
+    ]
+    examples = [line.strip() for line in after.splitlines()[1:] if line.strip()]
+    return paragraphs, examples
+
+
+def _option(option: click.Option, texts: dict[str, str], default_word: str) -> str:
+    names = ", ".join(option.opts)
+    if isinstance(option.type, click.Choice):
+        names += " " + "|".join(map(str, option.type.choices))
+    elif not option.is_flag:
+        names += " " + (option.metavar or option.type.name.upper())
+    says = " ".join((option.help or "").split())
+    says = texts.get(says, says)
+    if option.show_default and option.default is not None:
+        says += f" [{default_word}: {option.default}]"
+    return f"| `{_cell(names)}` | {_cell(says)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
