@@ -28,21 +28,36 @@ Hugging Face folder or a Hub id will do.
 WORDS = {"en": ("option", "what it does", "default"), "zh": ("选项", "作用", "默认")}
 
 
+class Texts(dict[str, str]):
+    """Translations by their English original; what has none is its own, and is remembered."""
+
+    def __init__(self, language: str) -> None:
+        path = ROOT / "tools" / f"cli_{language}.toml"
+        super().__init__(tomllib.loads(path.read_text("utf-8")) if path.exists() else {})
+        self.missing: list[str] = []
+
+    def __missing__(self, english: str) -> str:
+        self.missing.append(english)
+        return english
+
+
 def main() -> None:
-    """Write both pages."""
+    """Write both pages, and say which texts wait for their Chinese."""
     for language in WORDS:
+        texts = Texts(language)
         target = ROOT / "docs" / language / "cli.md"
-        target.write_text(render(language), encoding="utf-8")
+        target.write_text(render(language, texts), encoding="utf-8")
         print(target.relative_to(ROOT))
+        if language != "en":
+            for english in texts.missing:
+                print(f"  not in tools/cli_{language}.toml yet: {english}")
 
 
-def render(language: str) -> str:
+def render(language: str, texts: Texts | None = None) -> str:
     """The page in one language."""
-    texts = tomllib.loads((ROOT / "tools" / "cli_zh.toml").read_text("utf-8")) if language == "zh" else {}
+    texts = Texts(language) if texts is None else texts
     sections = [_section(path, command, texts, language) for path, command in _commands(melete, ())]
-    summary = "\n".join(
-        f"- [`melete {verb}`](#melete-{verb}): {texts.get(says, says)}" for verb, says in VERBS.items()
-    )
+    summary = "\n".join(f"- [`melete {verb}`](#melete-{verb}): {texts[says]}" for verb, says in VERBS.items())
     return "\n".join([texts.get("intro", INTRO), summary, "", *sections])
 
 
@@ -56,13 +71,13 @@ def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple
             yield from _commands(command, (*path, name))
 
 
-def _section(path: tuple[str, ...], command: click.Command, texts: dict[str, str], language: str) -> str:
+def _section(path: tuple[str, ...], command: click.Command, texts: Texts, language: str) -> str:
     paragraphs, examples = _help(command)
     words = " ".join(path)
     usage = " ".join(command.collect_usage_pieces(click.Context(command)))
     lines = [f"## melete {words}", "", f"`melete {words} {usage}`", ""]
     for paragraph in paragraphs:
-        lines += [texts.get(paragraph, paragraph), ""]
+        lines += [texts[paragraph], ""]
     if examples:
         lines += ["```bash", *examples, "```", ""]
     options = [option for option in command.params if isinstance(option, click.Option)]
@@ -85,14 +100,14 @@ def _help(command: click.Command) -> tuple[list[str], list[str]]:
     return paragraphs, examples
 
 
-def _option(option: click.Option, texts: dict[str, str], default_word: str) -> str:
+def _option(option: click.Option, texts: Texts, default_word: str) -> str:
     names = ", ".join(option.opts)
     if isinstance(option.type, click.Choice):
         names += " " + "|".join(map(str, option.type.choices))
     elif not option.is_flag:
         names += " " + (option.metavar or option.type.name.upper())
     says = " ".join((option.help or "").split())
-    says = texts.get(says, says)
+    says = texts[says] if says else ""
     if option.show_default and option.default is not None:
         says += f" [{default_word}: {option.default}]"
     return f"| `{_cell(names)}` | {_cell(says)} |"
