@@ -6,7 +6,11 @@ Public names are loaded when first used: `import melete` loads neither torch nor
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from melete.api import load
+    from melete.errors import InputError, MeleteError, StorageError
 
 __version__ = "0.1.0"
 
