@@ -19,22 +19,17 @@ def read_folder(path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: no tokenizer there, or one that cannot be read.
     """
-    if path.is_file():
-        folder, definition = path.parent, _text(path)
-    elif path.is_dir():
-        folder, definition = (
-            path,
-            _text(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else None,
-        )
-    else:
+    if not path.exists():
         raise InputError(
             "no such file or folder", where=str(path), expected="a tokenizer folder or tokenizer.json"
         )
+    folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
+    definition = _text(file) if file.is_file() else None
     config = _config(folder)
     if definition is not None:
-        if not isinstance(_json(definition, path), dict):
+        if not isinstance(_json(definition, file), dict):
             raise InputError(
-                "not a tokenizer", where=str(path), expected="the format of the `tokenizers` library"
+                "not a tokenizer", where=str(file), expected="the format of the `tokenizers` library"
             )
         return definition, config
     return _convert(folder, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,6 +50,7 @@ def train(
         raise InputError("only a wordpiece tokenizer can be lower-cased", where="lowercase")
     if any(not token.strip() for token in special_tokens):
         raise InputError("an empty special token", where="special_tokens")
+    special_tokens = list(dict.fromkeys(special_tokens))
     if kind in ("char", "word"):
         tokenizer, config = _LEARNERS[kind](texts, vocab_size, special_tokens)
     else:
@@ -160,14 +162,20 @@ def _wordpiece(
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
+    alphabet, inside = _alphabet(pieces, tokenizer.normalizer, vocab_size - len(special) - len(extra))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[*special, *extra],
-        limit_alphabet=_alphabet(pieces, vocab_size - len(special) - len(extra)),
+        # The learner numbers `##a` as it meets them, in a hash map's random order. Named here, they have their ids.
+        special_tokens=[*special, *extra, *(token for token in inside if token not in extra)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator(_feed(pieces), trainer)
+    values = json.loads(tokenizer.to_str())
+    values["added_tokens"] = values["added_tokens"][: len(special) + len(extra)]
+    tokenizer = hf.Tokenizer.from_str(json.dumps(values))
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert cls is not None and sep is not None
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -179,15 +187,24 @@ def _wordpiece(
     return tokenizer, names | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
 
 
-def _alphabet(pieces: list[str], room: int) -> int:
-    """How many characters fit: each comes twice, as `a` and `##a`, but for CJK, where each stands alone."""
+def _alphabet(
+    pieces: list[str], normalizer: normalizers.Normalizer, room: int
+) -> tuple[list[str], list[str]]:
+    """The most frequent characters that fit, and what they are called inside a word: `a` and `##a`.
+
+    CJK characters and punctuation stand alone, so that they are never inside.
+    """
     counts: Counter[str] = Counter()
     for piece in pieces:
-        counts.update(piece)
-    costs = [
-        1 if _CJK.match(character) else 2 for character, _ in counts.most_common() if not character.isspace()
+        counts.update(normalizer.normalize_str(piece))
+    ranked = sorted((-count, character) for character, count in counts.items() if not character.isspace())
+    characters = [character for _, character in ranked]
+    joins = [
+        not _CJK.match(c) and (c.isalnum() or (unicodedata.category(c)[0] in "MS" and not c.isascii()))
+        for c in characters
     ]
-    return max(bisect_right(list(accumulate(costs)), room), 1)
+    fit = bisect_right(list(accumulate(1 + joined for joined in joins)), room)
+    return characters[:fit], [f"##{c}" for c, joined in zip(characters[:fit], joins, strict=False) if joined]
 
 
 def _unigram(
@@ -210,12 +227,33 @@ def _unigram(
         tokenizer.train_from_iterator(_feed(pieces), trainer)
     except Exception as error:  # a bare Exception of the library
         raise InputError(f"unigram training failed: {error}", do="ask for a larger vocabulary") from None
+    values = json.loads(tokenizer.to_str())
+    first = len(special) + len(extra)
+    values["model"]["vocab"][first:] = _in_order(values["model"]["vocab"][first:])
+    tokenizer = hf.Tokenizer.from_str(json.dumps(values))
     end = tokenizer.token_to_id("</s>")
     assert end is not None
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
     )
     return tokenizer, {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def _in_order(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Unigram pieces without what a hash map's random order left in them.
+
+    Sums differ in the eleventh place, and so would the ids of equal scores. The characters that no piece covers come
+    last, 0.0001 apart, in any order.
+    """
+    ranked = sorted(
+        ((piece, round(score, 6)) for piece, score in pieces), key=lambda item: (-item[1], item[0])
+    )
+    tail = len(ranked) - 1
+    while tail > 0 and len(ranked[tail - 1][0]) == 1 and ranked[tail - 1][1] - ranked[tail][1] < 1.5e-4:
+        tail -= 1
+    characters = sorted(piece for piece, _ in ranked[tail:])
+    scores = [score for _, score in ranked[tail:]]
+    return ranked[:tail] + list(zip(characters, scores, strict=True))
 
 
 def _char(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[hf.Tokenizer, dict[str, Any]]:

@@ -110,7 +110,10 @@ class Tokenizer:
         *,
         lowercase: bool = False,
     ) -> Tokenizer:
-        """A tokenizer learned from texts, which are read once, in flat memory; equal texts give equal tokenizers.
+        """A tokenizer learned from texts, which are read once, in flat memory.
+
+        Equal texts give equal tokenizers; but which of several pieces of exactly equal worth a small unigram vocabulary
+        keeps, the library leaves open.
 
         Args:
             texts: the corpus. Above 64 MB an even sample of it is used, and that is said.
