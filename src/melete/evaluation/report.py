@@ -1,7 +1,7 @@
 """The page of a run: one HTML file without network, made from what the run folder holds.
 
-Everything a run wrote (names, samples, reasons) is text, never markup: it passes through `esc` here, or through
-JSON whose `<` are escaped. The page's own words stand in both languages; the switch on the page chooses.
+`page.html` is the frame, `sections.py` fills it, `words.py` has what it says in both languages. Everything a run wrote
+is text, never markup: it is escaped in `sections.py`, or goes through JSON whose `<` are escaped.
 """
 
 from __future__ import annotations
@@ -9,27 +9,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 import tempfile
 from html import escape as esc
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from melete.console import duration
 from melete.errors import InputError, StorageError
+from melete.evaluation import sections
 from melete.evaluation.runs import events_of, number, read_config, read_environment, summarise
-from melete.evaluation.words import WORDS
 
 LANGUAGES = ("auto", "en", "zh")
 # Points of a curve: more than the page is wide cannot be seen.
 MOST_POINTS = 900
-MOST_SAMPLES = 12
-MOST_LINES = 100
-LOWER_IS_BETTER = ("bits_per_byte", "word_perplexity", "perplexity", "loss")
-# What all rows of the result table share, said once below it; and what stands in another cell.
-SHARED = ("tokens", "words", "bytes", "context", "stride")
-FOLDED = ("name", "bits_per_byte_interval", "seconds")
 SERIES = {"loss": "loss", "lr": "lr", "grad_norm": "grad_norm", "rate": "tokens_per_second"}
 
 
@@ -76,35 +68,36 @@ def render_report(run: Path, lang: str = "auto") -> str:
         raise InputError(
             f"unknown language {lang!r}", where="--lang", expected=f"one of {', '.join(LANGUAGES)}"
         )
+    in_order = list(events_of(run))
     events: dict[str, list[dict[str, Any]]] = {}
-    for event in events_of(run):
+    for event in in_order:
         events.setdefault(event["event"], []).append(event)
     config = read_config(run)
-    summary = summarise(run)
+    summary = summarise(run, in_order)
     result = events.get("result", [{}])[-1]
     samples, completions = events.get("sample", []), result.get("samples") or []
     if not completions and samples:  # no result (yet): the last ones drawn while training
         completions = [one for one in samples if one.get("step") == samples[-1].get("step")]
         samples = samples[: -len(completions)]
-    sections = [
-        _head(summary, events, config, result),
-        _section("results", _results(result.get("table") or [])),
-        _section("curves", _curves(events)),
-        _section("completions", "".join(_quote(one) for one in completions)),
-        _section("samples", _samples(samples)),
-        _section("diversity", _diversity(result.get("diversity") or {})),
-        _section("choices", _choices(config)),
-        _section("skips", _skips(events)),
-        _section("notes", _notes(events.get("note", []))),
-        _section("next", _next(summary.path, summary.state)),
-        _section("details", _details(config, read_environment(run))),
+    body = [
+        sections.header(summary, events, config, result),
+        sections.section("results", sections.result_table(result.get("table") or [])),
+        sections.section("curves", sections.curve_boxes(events)),
+        sections.section("completions", "".join(sections.quotation(one) for one in completions)),
+        sections.section("samples", sections.sample_list(samples)),
+        sections.section("diversity", sections.diversity_table(result.get("diversity") or {})),
+        sections.section("choices", sections.choice_table(config)),
+        sections.section("skips", sections.skip_table(events)),
+        sections.section("notes", sections.note_list(events.get("note", []))),
+        sections.section("next", sections.next_commands(summary.path, summary.state)),
+        sections.section("details", sections.detail_blocks(config, read_environment(run))),
     ]
     page = resources.files("melete.evaluation").joinpath("page.html").read_text("utf-8")
     data = json.dumps(curve_data(events), allow_nan=False, separators=(",", ":"))
     values = {
         "LANG": lang,
         "TITLE": esc(f"{summary.name} · Melete"),
-        "BODY": "\n".join(sections),
+        "BODY": "\n".join(body),
         "DATA": data.replace("<", "\\u003c").replace("&", "\\u0026"),
     }
     # One pass from left to right, so that what a run wrote cannot be taken for a place to fill.
@@ -147,268 +140,3 @@ def smooth(values: list[float | None], span: float) -> list[float | None]:
 def _mean(values: list[float | None]) -> float | None:
     finite = [value for value in values if value is not None]
     return float(f"{sum(finite) / len(finite):.6g}") if finite else None
-
-
-# -- pieces of the page --
-
-
-def t(key: str, **values: tuple[str, str] | str) -> str:
-    """Words of the page in both languages. Values are put in escaped; a pair is (English, Chinese)."""
-    english, chinese = WORDS[key]
-    both = {name: value if isinstance(value, tuple) else (value, value) for name, value in values.items()}
-    for name, (one, other) in both.items():
-        english, chinese = (
-            english.replace(f"{{{name}}}", esc(one)),
-            chinese.replace(f"{{{name}}}", esc(other)),
-        )
-    return f'<span lang="en">{english}</span><span lang="zh">{chinese}</span>'
-
-
-def _section(key: str, body: str) -> str:
-    return f'<section id="{key}"><h2>{t(key)}</h2>\n{body}</section>' if body else ""
-
-
-def _head(summary: Any, events: dict[str, list], config: dict[str, Any], result: dict[str, Any]) -> str:
-    start = events.get("start", [{}])[0]
-    data = ", ".join(Path(source).name or source for source in config.get("data", {}).get("train", []))
-    spent = duration(summary.elapsed), _duration_zh(summary.elapsed)
-    parameters = f"{summary.parameters:,}" if isinstance(summary.parameters, int) else ""
-    lead = ""
-    if summary.family and parameters and data:
-        lead = f'<p class="lead">{t("lead", family=summary.family, parameters=parameters, data=data, time=spent)}</p>'
-    total = f" / {summary.steps:,}" if summary.steps else ""
-    facts = {
-        "time": t_pair(*spent),
-        "steps": f"{summary.step:,}{total}" if summary.step else "",
-        "seen": f"{summary.tokens:,}" if summary.tokens else "",
-        "parameters": parameters,
-        "device": esc(" · ".join(str(start[key]) for key in ("device", "precision") if start.get(key))),
-        "seed": esc(str(start.get("seed", ""))),
-    }
-    tiles = "".join(f"<div><dt>{t(key)}</dt><dd>{value}</dd></div>" for key, value in facts.items() if value)
-    return (
-        f'<header><p class="state {summary.state}">{t(summary.state)}</p><h1>{esc(summary.name)}</h1>{lead}'
-        f'{_headline(result.get("table") or [])}<dl class="facts">{tiles}</dl></header>'
-    )
-
-
-def t_pair(english: str, chinese: str) -> str:
-    """A text of which each language has its own."""
-    return f'<span lang="en">{esc(english)}</span><span lang="zh">{esc(chinese)}</span>'
-
-
-def _duration_zh(seconds: float) -> str:
-    text = duration(seconds)
-    for english, chinese in ((" min", " 分"), (" h", " 小时"), (" s", " 秒")):
-        text = text.replace(english, chinese)
-    return text
-
-
-def _baseline(table: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row that the others are held against: the n-gram's, in a table of more than one."""
-    grams = [
-        row for row in table if "gram" in str(row.get("name", "")) and "+" not in str(row.get("name", ""))
-    ]
-    return grams[0] if grams and len(table) > 1 else None
-
-
-def _headline(table: list[dict[str, Any]]) -> str:
-    """The one figure to take home: the first model beside the baseline."""
-    baseline = _baseline(table)
-    models = [row for row in table if row is not baseline and number(row.get("bits_per_byte"))]
-    against = number(baseline.get("bits_per_byte")) if baseline else None
-    if not baseline or not models or not against:
-        return ""
-    change = number(models[0]["bits_per_byte"]) / against - 1.0  # type: ignore[operator]
-    words = t(
-        "better" if change <= 0 else "worse", percent=f"{abs(change):.1%}", baseline=str(baseline["name"])
-    )
-    return f'<p class="headline">{words}</p>'
-
-
-def _results(table: list[dict[str, Any]]) -> str:
-    if not table:
-        return ""
-    named = dict.fromkeys(key for row in table for key in row if key not in (*SHARED, *FOLDED))
-    columns = [
-        *(key for key in LOWER_IS_BETTER if key in named),
-        *(key for key in named if key not in LOWER_IS_BETTER),
-    ]
-    baseline = _baseline(table)
-    head = "".join(
-        f"<th>{t(key) if key in WORDS else esc(key.replace('_', ' '))}</th>" for key in ["name", *columns]
-    )
-    rows = []
-    for row in table:
-        cells = "".join(_cell(row, key, baseline, table) for key in columns)
-        kind = ' class="baseline"' if row is baseline else ""
-        rows.append(f"<tr{kind}><th>{esc(str(row.get('name', '')))}</th>{cells}</tr>")
-    says = t("lower", baseline=str(baseline["name"])) if baseline else t("lower_alone")
-    on = [
-        f"{t(key)} {_figure(value)}" if key in ("context", "stride") else f"{_figure(value)} {t(key)}"
-        for key in SHARED
-        if (value := number(table[0].get(key))) is not None
-    ]
-    if on:
-        says += "<br>" + " · ".join(on)
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table>{body}</table></div><p class="small">{says}</p>'
-
-
-def _cell(row: dict[str, Any], key: str, baseline: dict[str, Any] | None, table: list[dict[str, Any]]) -> str:
-    """A figure, with a bar and the difference from the baseline where lower is better."""
-    value = number(row.get(key))
-    if value is None:
-        return f"<td>{esc(str(row.get(key) or ''))}</td>"
-    if key not in LOWER_IS_BETTER:
-        return f"<td>{_figure(value)}</td>"
-    largest = max(number(other.get(key)) or 0.0 for other in table)
-    bar = f'<i class="bar" style="width:{value / largest:.1%}"></i>' if largest > 0 else ""
-    against = number(baseline.get(key)) if baseline and row is not baseline else None
-    change = ""
-    if against:
-        share = value / against - 1.0
-        change = f' <em class="{"good" if share < 0 else "bad"}">{share:+.1%}</em>'
-    low, high = row.get(f"{key}_interval") or (None, None)
-    span = ""
-    if number(low) is not None and number(high) is not None:
-        span = f' title="{_figure(float(low))} … {_figure(float(high))} (95 %)"'  # type: ignore[arg-type]
-    return f"<td{span}><b>{_figure(value)}</b>{change}{bar}</td>"
-
-
-def _figure(value: float) -> str:
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _curves(events: dict[str, list]) -> str:
-    if not events.get("step"):
-        return f'<p class="small">{t("no_curve")}</p>'
-    keys = "".join(
-        f'<span class="key {name}">{t(name)}</span>' for name in ("train_smooth", "train_raw", "validation")
-    )
-    small = "".join(
-        f'<figure><figcaption>{t(name)}</figcaption><div class="chart" data-chart="{name}"></div></figure>'
-        for name in ("lr", "grad_norm", "rate")
-    )
-    return (
-        f'<noscript><p class="small">{t("noscript")}</p></noscript>'
-        f"<figure><figcaption><b>{t('loss')}</b>{keys}"
-        f'<label><input type="checkbox" id="log"> {t("log")}</label></figcaption>'
-        f'<div class="chart tall" data-chart="loss"></div></figure><div class="three">{small}</div>'
-    )
-
-
-def _quote(sample: dict[str, Any], step: str = "") -> str:
-    """A prompt and what the model wrote after it."""
-    prompt, text = str(sample.get("prompt", "")), str(sample.get("text", ""))
-    text = text.removeprefix(prompt)
-    given = f"<b>{esc(prompt)}</b>" if prompt else f'<i class="small">{t("prompt_empty")}</i> '
-    return f"<blockquote>{step}<pre>{given}{esc(text)}</pre></blockquote>"
-
-
-def _samples(samples: list[dict[str, Any]]) -> str:
-    if not samples:
-        return ""
-    shown = samples
-    if len(samples) > MOST_SAMPLES:  # evenly over the run, with the first and the last
-        last = len(samples) - 1
-        shown = [samples[round(i * last / (MOST_SAMPLES - 1))] for i in range(MOST_SAMPLES)]
-    quotes = [
-        _quote(sample, f'<p class="small">{t("step")} {esc(_plain(sample.get("step", "")))}</p>')
-        for sample in shown
-    ]
-    more = t("some", shown=str(len(shown)), total=str(len(samples))) if len(shown) < len(samples) else ""
-    return "".join(quotes) + (f'<p class="small">{more}</p>' if more else "")
-
-
-def _plain(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _diversity(shares: dict[str, Any]) -> str:
-    rows = []
-    for name, value in shares.items():
-        share = number(value)
-        if share is None:
-            continue
-        if name.startswith("distinct_") and name != "distinct_1":
-            label = t("distinct", n=name.removeprefix("distinct_"))
-        else:
-            label = t(name) if name in WORDS else esc(name)
-        bar = f'<i class="bar" style="width:{min(max(share, 0.0), 1.0):.1%}"></i>'
-        rows.append(f"<tr><th>{label}</th><td><b>{share:.1%}</b>{bar}</td></tr>")
-    return (
-        f'<table class="narrow">{"".join(rows)}</table><p class="small">{t("diversity_says")}</p>'
-        if rows
-        else ""
-    )
-
-
-def _choices(config: dict[str, Any]) -> str:
-    rows = []
-    for path, reason in (config.get("choices") or {}).items():
-        value: Any = config
-        for key in path.split("."):
-            value = value.get(key, "") if isinstance(value, dict) else ""
-        rows.append(
-            f"<tr><th><code>{esc(path)}</code></th><td><code>{esc(_plain(value))}</code></td><td>{esc(str(reason))}</td></tr>"
-        )
-    return f'<div class="wide"><table class="text">{"".join(rows)}</table></div>' if rows else ""
-
-
-def _skips(events: dict[str, list]) -> str:
-    if not events.get("step"):
-        return ""
-    lines = sorted(
-        [*events.get("skip", []), *events.get("rollback", [])], key=lambda one: number(one.get("step")) or 0
-    )
-    if not lines:
-        return f'<p class="small">{t("none_skipped")}</p>'
-    rows = []
-    for one in lines[:MOST_LINES]:
-        said = esc(str(one["reason"])) if "reason" in one else t("rolled_back", to=str(one.get("to", "")))
-        rows.append(f"<tr><th>{t('step')} {esc(_plain(one.get('step', '')))}</th><td>{said}</td></tr>")
-    more = ""
-    if len(lines) > MOST_LINES:
-        more = f'<p class="small">{t("some", shown=str(MOST_LINES), total=f"{len(lines):,}")}</p>'
-    return f'<p class="small">{t("skips_says")}</p><table class="text">{"".join(rows)}</table>{more}'
-
-
-def _notes(notes: list[dict[str, Any]]) -> str:
-    items = "".join(f"<li>{esc(str(note.get('text', '')))}</li>" for note in notes[:MOST_LINES])
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _next(path: str, state: str) -> str:
-    run = shlex.quote(path)
-    commands = [
-        ("next_chat", f"melete chat {run}"),
-        ("next_generate", f'melete generate {run} --prompt "..."'),
-        ("next_evaluate", f"melete evaluate {run} --data my-text.txt"),
-        ("next_own", "melete pretrain qwen3 --data my-text.txt --minutes 10"),
-        ("next_compare", "melete runs"),
-    ]
-    if state in ("interrupted", "stopped"):
-        commands.insert(0, ("next_resume", f"melete resume {run}"))
-    copy = f'<button type="button">{t("copy")}</button>'
-    return "".join(
-        f'<div class="type"><span>{t(key)}</span><code>{esc(command)}</code>{copy}</div>'
-        for key, command in commands
-    )
-
-
-def _details(config: dict[str, Any], environment: dict[str, Any]) -> str:
-    import tomli_w
-
-    blocks = []
-    if config:
-        plain = {key: value for key, value in config.items() if key != "choices"}
-        blocks.append(
-            f"<details><summary>config.toml</summary><pre>{esc(tomli_w.dumps(plain))}</pre></details>"
-        )
-    if environment:
-        text = json.dumps(environment, indent=2, ensure_ascii=False)
-        blocks.append(f"<details><summary>environment.json</summary><pre>{esc(text)}</pre></details>")
-    return "".join(blocks)

@@ -6,7 +6,7 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,11 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(runs, key=lambda run: (run / "events.jsonl").stat().st_mtime)
 
 
-def summarise(run: Path) -> RunSummary:
+def summarise(run: Path, events: Iterable[dict[str, Any]] | None = None) -> RunSummary:
     """One line about a run.
+
+    Args:
+        events: those of `events_of`, if they are already at hand.
 
     Raises:
         InputError: the folder is not a run.
@@ -97,7 +100,7 @@ def summarise(run: Path) -> RunSummary:
     reason = None
     best: dict[str, float] = {}
     elapsed = 0.0
-    for event in events_of(run):
+    for event in events_of(run) if events is None else events:
         elapsed = number(event.get("elapsed")) or elapsed
         match event["event"]:
             case "start":
