@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from melete.errors import InputError, StorageError
+
+OBJECTIVES = ("causal-lm",)
+OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
+SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse-sqrt", "piecewise")
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +178,7 @@ def dump(config: RunConfig) -> str:
 def equivalent_command(config: RunConfig) -> str:
     """The explicit `melete train` command that does the same without any choice being made again."""
     plain, default = msgspec.to_builtins(config), msgspec.to_builtins(RunConfig())
+    plain["training"]["minutes"] = 0.0  # what the time budget chose stands in the other keys
     parts: list[str] = []
     for section, value in plain.items():
         if section == "choices" or value == default[section]:
@@ -191,10 +197,16 @@ def _shell(path: str, value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """One value on one line. JSON's notation is TOML's, but for tables."""
+    """One value on one line. JSON's notation is TOML's, but for tables and the character DEL."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+        pairs = (
+            (key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _toml(key), _toml(entry))
+            for key, entry in value.items()
+        )
+        return "{" + ", ".join(f"{key} = {entry}" for key, entry in pairs) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -259,41 +271,78 @@ def _all_keys() -> list[str]:
 
 def _check_ranges(config: RunConfig, where: str) -> None:
     """Values that have the right type and make no sense."""
-    t, o = config.training, config.optimizer
-    rules = [
-        (t.steps >= 1, "training.steps", t.steps, "1 or more"),
-        (t.context >= 2, "training.context", t.context, "2 or more"),
-        (
-            t.batch_tokens >= t.context,
-            "training.batch_tokens",
-            t.batch_tokens,
-            f"at least training.context ({t.context})",
-        ),
-        (t.micro_batch_rows >= 0, "training.micro_batch_rows", t.micro_batch_rows, "0 (automatic) or more"),
-        (t.keep >= 1, "training.keep", t.keep, "1 or more"),
-        (0 <= t.ema_decay < 1, "training.ema_decay", t.ema_decay, "between 0 and 1"),
-        (t.clip_norm >= 0, "training.clip_norm", t.clip_norm, "0 (off) or more"),
-        (
-            t.average_last <= t.keep,
-            "training.average_last",
-            t.average_last,
-            f"at most training.keep ({t.keep})",
-        ),
-        (o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "above 0"),
-        (
-            0 < config.data.valid_fraction < 1,
-            "data.valid_fraction",
-            config.data.valid_fraction,
-            "between 0 and 1",
-        ),
-        (0 <= config.seed < 2**31, "seed", config.seed, "between 0 and 2147483647"),
-        (
-            0 <= config.schedule.decay_fraction <= 1,
-            "schedule.decay_fraction",
-            config.schedule.decay_fraction,
-            "0 to 1",
-        ),
-    ]
-    for right, key, value, expected in rules:
+    for key, value, right, expected in _rules(config):
         if not right:
-            raise InputError(f"{key} is {value}", where=where, expected=expected)
+            raise InputError(f"{key} is {value!r}", where=where, expected=expected)
+
+
+def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
+    t, o, s, g = config.training, config.optimizer, config.schedule, config.guard
+    for key, value, names in (
+        ("objective.name", config.objective.name, OBJECTIVES),
+        ("optimizer.name", o.name, OPTIMIZERS),
+        ("schedule.name", s.name, SCHEDULES),
+    ):
+        yield key, value, value in names, f"one of {', '.join(names)}"
+    yield "name", config.name, Path(config.name).name == config.name, "the name of a folder, without a path"
+    yield (
+        "schedule.points",
+        s.points,
+        s.name != "piecewise" or bool(s.points),
+        "like [[0.0, 1.0], [1.0, 0.0]]",
+    )
+    yield (
+        "training.batch_tokens",
+        t.batch_tokens,
+        t.batch_tokens >= t.context,
+        f"at least training.context ({t.context})",
+    )
+    for path, least, below in _RANGES:
+        value: Any = config
+        for key in path.split("."):
+            value = getattr(value, key)
+        for number in value if isinstance(value, tuple) else (value,):
+            bound = f" and below {below:g}" if below < math.inf else ""
+            yield path, value, least <= number < below, f"at least {least:g}{bound}"
+    yield "optimizer.learning_rate", o.learning_rate, 0 < o.learning_rate < math.inf, "above 0"
+    yield "guard.window", g.window, g.window != 1, "0 (off), or 2 and more"
+    fraction = config.data.valid_fraction
+    yield "data.valid_fraction", fraction, 0 < fraction < 1, "between 0 and 1"
+    yield "schedule.decay_fraction", s.decay_fraction, 0 <= s.decay_fraction <= 1, "0 to 1"
+
+
+# key, least value, and what it must stay below
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**31),
+    ("tokenizer.vocab_size", 1, math.inf),
+    ("objective.label_smoothing", 0, 1),
+    ("objective.z_loss", 0, math.inf),
+    ("optimizer.matrix_learning_rate", 0, math.inf),
+    ("optimizer.weight_decay", 0, math.inf),
+    ("optimizer.l1", 0, math.inf),
+    ("optimizer.betas", 0, 1),
+    ("optimizer.eps", 0, math.inf),
+    ("optimizer.momentum", 0, 1),
+    ("schedule.warmup_steps", 0, math.inf),
+    ("schedule.final_ratio", 0, math.inf),
+    ("training.steps", 1, math.inf),
+    ("training.minutes", 0, math.inf),
+    ("training.context", 2, math.inf),
+    ("training.micro_batch_rows", 0, math.inf),
+    ("training.threads", 0, math.inf),
+    ("training.clip_norm", 0, math.inf),
+    ("training.ema_decay", 0, 1),
+    ("training.average_last", 0, math.inf),
+    ("training.eval_every", 0, math.inf),
+    ("training.eval_tokens", 0, math.inf),
+    ("training.save_every", 0, math.inf),
+    ("training.keep", 1, math.inf),
+    ("training.patience", 0, math.inf),
+    ("training.sample_every", 0, math.inf),
+    ("evaluation.context", 0, math.inf),
+    ("evaluation.stride", 0, math.inf),
+    ("guard.window", 0, math.inf),
+    ("guard.sigma", 0, math.inf),
+    ("guard.rollback_after", 1, math.inf),
+    ("guard.max_rollbacks", 0, math.inf),
+)

@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from melete.config import OptimizerSection
-from melete.errors import InputError
-
-OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
 
 
 class Muon(torch.optim.Optimizer):
@@ -99,11 +96,8 @@ class Optimizer:
     Args:
         module: tells embeddings and heads from matrices.
         masters: float32 tensors by parameter name.
-        config: names, rates and decay.
+        config: name (one of `config.OPTIMIZERS`), rates and decay.
         fast_bfloat16: whether bfloat16 products are fast here.
-
-    Raises:
-        InputError: an unknown name.
     """
 
     def __init__(
@@ -113,19 +107,13 @@ class Optimizer:
         config: OptimizerSection,
         fast_bfloat16: bool = False,
     ) -> None:
-        if config.name not in OPTIMIZERS:
-            raise InputError(
-                f"unknown optimizer {config.name!r}",
-                where="optimizer.name",
-                expected=f"one of {', '.join(OPTIMIZERS)}",
-            )
         self.l1 = config.l1
         self.names = {id(p): name for name, p in masters.items()}
         matrix_names = matrices(module)
         self.decayed = [p for name, p in masters.items() if name in matrix_names]
         others = [p for name, p in masters.items() if name not in matrix_names]
         assert len(self.decayed) + len(others) == len(masters)
-        compute = torch.bfloat16 if fast_bfloat16 else torch.float32
+        compute = torch.bfloat16 if fast_bfloat16 else torch.promote_types(_dtype(masters), torch.float32)
         self.parts: list[torch.optim.Optimizer] = []
         if config.name == "muon" and self.decayed:
             rate = config.matrix_learning_rate
@@ -136,6 +124,8 @@ class Optimizer:
             self.parts.append(
                 _torch_optimizer(name, [(self.decayed, config.weight_decay), (others, 0.0)], config)
             )
+        # torch's RMSprop adds its decay to the gradient, where the running mean of squares undoes it.
+        self.decay = config.weight_decay if config.name == "rmsprop" else 0.0
         for group in self._groups():
             group["peak"] = group["lr"]
 
@@ -146,12 +136,15 @@ class Optimizer:
         """Update with `ratio` times the peak rates."""
         for group in self._groups():
             group["lr"] = group["peak"] * ratio
-        for part in self.parts:
-            part.step()
-        if self.l1:
-            with torch.no_grad():
+        rate = self.parts[0].param_groups[0]["lr"]
+        with torch.no_grad():
+            if self.decay:
+                torch._foreach_mul_(self.decayed, 1.0 - rate * self.decay)
+            for part in self.parts:
+                part.step()
+            if self.l1:
                 for p in self.decayed:
-                    p.copy_(torch.nn.functional.softshrink(p, self.l1 * self.parts[0].param_groups[0]["lr"]))
+                    p.copy_(torch.nn.functional.softshrink(p, self.l1 * rate))
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as `parameter name/state name` -> tensor."""
@@ -184,10 +177,16 @@ def matrices(module: nn.Module) -> set[str]:
     return {name for name, p in module.named_parameters() if p.ndim >= 2 and id(p) not in left_out}
 
 
+def _dtype(masters: dict[str, Tensor]) -> torch.dtype:
+    return next(iter(masters.values())).dtype
+
+
 def _torch_optimizer(
     name: str, groups: list[tuple[list[Tensor], float]], config: OptimizerSection
 ) -> torch.optim.Optimizer:
     params = [{"params": tensors, "weight_decay": decay} for tensors, decay in groups if tensors]
+    if name == "rmsprop":
+        params = [{"params": tensors} for tensors, _ in groups if tensors]
     rate = config.learning_rate
     match name:
         case "rmsprop":

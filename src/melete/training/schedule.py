@@ -6,10 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from melete.errors import InputError
-
-SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse-sqrt", "piecewise")
-
 
 def rate(
     step: int,
@@ -28,13 +24,9 @@ def rate(
     Beyond Fixed Training Durations"); `inverse-sqrt` falls as 1 / sqrt(step) (Vaswani et al. 2017, section 5.3);
     `piecewise` joins `(progress, ratio)` points with straight lines.
 
-    Raises:
-        InputError: an unknown name, or `piecewise` without points.
+    Args:
+        name: one of `config.SCHEDULES`.
     """
-    if name not in SCHEDULES:
-        raise InputError(
-            f"unknown schedule {name!r}", where="schedule.name", expected=f"one of {', '.join(SCHEDULES)}"
-        )
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(steps - warmup_steps, 1)  # 0 .. just below 1
@@ -45,19 +37,19 @@ def rate(
         case "cosine":
             return final_ratio + fall * 0.5 * (1.0 + math.cos(math.pi * progress))
         case "wsd":
-            left = (steps - step) / max(decay_fraction * steps, 1.0)
-            return final_ratio + fall * min(1.0, left)
+            # The fall never begins before the rise is over.
+            span = max(min(decay_fraction * steps, steps - warmup_steps), 1.0)
+            return final_ratio + fall * min(1.0, (steps - step) / span)
         case "inverse-sqrt":
             return math.sqrt(max(warmup_steps, 1) / max(step, 1)) if step >= max(warmup_steps, 1) else 1.0
         case "piecewise":
             return _interpolate(points, step / max(steps, 1))
-        case _:
+        case "constant":
             return 1.0
+    raise AssertionError(name)
 
 
 def _interpolate(points: Sequence[tuple[float, float]], progress: float) -> float:
-    if not points:
-        raise InputError("no points", where="schedule.points", expected="pairs like [[0.0, 1.0], [1.0, 0.0]]")
     ordered = sorted(points)
     if progress <= ordered[0][0]:
         return ordered[0][1]
