@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def close(finished: Finished, as_json: bool) -> None:
     """Score a finished run and print its table; or say how to go on with a stopped one."""
     if finished.reason == "signal":
         say(f"saved; go on with: melete resume {finished.folder}")
-        sys.exit(130)
+        sys.exit(128 + (finished.signal or signal.SIGINT))
     from melete.evaluation.scorecard import score_run
 
     card = score_run(finished.folder, finished.data.train, finished.data.valid)

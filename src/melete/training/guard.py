@@ -45,7 +45,7 @@ class Guard:
     def _fault(self, what: str, value: float, window: deque[float]) -> str | None:
         if not math.isfinite(value):
             return f"{what} is {value}"
-        if self.sigma and window.maxlen and len(window) >= window.maxlen // 2:
+        if self.sigma and window.maxlen and len(window) >= max(1, window.maxlen // 2):
             mean = sum(window) / len(window)
             deviation = math.sqrt(sum((x - mean) ** 2 for x in window) / len(window))
             limit = mean + self.sigma * max(deviation, 1e-3 * abs(mean))

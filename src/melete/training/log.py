@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from melete.console import duration, say
+from melete.errors import StorageError
 
 
 class EventLog:
@@ -20,15 +23,24 @@ class EventLog:
     """
 
     def __init__(self, path: Path | None, live: Callable[[dict[str, Any]], None] | None = None) -> None:
-        self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
-        self._live = live
+        # Unbuffered: an event is one write, and nothing is left to fail when the file is closed.
+        self._file = open(path, "ab", buffering=0) if path else None  # noqa: SIM115
+        self._path, self._live = path, live
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event."""
-        record = {"event": event, **fields}
+        """Append one event. JSON has no NaN: a number that is not finite is written as null.
+
+        Raises:
+            StorageError: there is no room for it.
+        """
+        record = {"event": event, **_finite(fields)}
         if self._file:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            except OSError as error:
+                raise StorageError(
+                    f"could not write: {error.strerror}", where=str(self._path), do="free some space"
+                ) from None
         if self._live:
             self._live(record)
 
@@ -37,16 +49,25 @@ class EventLog:
         if self._file:
             self._file.close()
 
-    @property
-    def offset(self) -> int:
-        """Bytes written so far: a checkpoint holds this, and a resume cuts the file there."""
-        return self._file.tell() if self._file else 0
+    def sync(self) -> int:
+        """Bytes written so far, now safe on disk: a checkpoint holds this, and a resume cuts the file there."""
+        if not self._file:
+            return 0
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def cut(self, offset: int) -> None:
         """Forget what was written after `offset`."""
         if self._file:
-            self._file.truncate(offset)
-            self._file.seek(offset)
+            self._file.truncate(min(offset, self._file.seek(0, os.SEEK_END)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return value
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -76,7 +97,10 @@ class TerminalProgress:
             case "step":
                 self._step(event)
             case "eval":
-                figures = "  ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items())
+                figures = "  ".join(
+                    f"{name} {math.nan if value is None else value:.4f}"
+                    for name, value in event["metrics"].items()
+                )
                 self._line(f"step {event['step']:,}: validation {figures}")
             case "sample":
                 text = " ".join(event["text"].split())
@@ -89,14 +113,16 @@ class TerminalProgress:
                 self._line(event["text"])
 
     def _step(self, event: dict[str, Any]) -> None:
-        self._loss = event["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * event["loss"]
+        if (loss := event["loss"]) is not None:
+            self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
         done = event["step"] + 1
         if event["elapsed"] - self._last < self._interval and done != self.steps:
             return
         self._last = event["elapsed"]
         left = (self.steps - done) * event["seconds"]
         line = (
-            f"step {done:,}/{self.steps:,}  loss {self._loss:.3f}  lr {event['lr']:.2e}  "
+            f"step {done:,}/{self.steps:,}  loss {math.nan if self._loss is None else self._loss:.3f}  "
+            f"lr {event['lr']:.2e}  "
             f"{event['tokens_per_second']:,.0f} tokens/s"
         )
         if event["padding"] > 0.005:

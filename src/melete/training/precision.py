@@ -77,9 +77,10 @@ class LossScale:
     value: float = 1.0
     good_steps: int = 0
 
-    def __post_init__(self) -> None:
-        if self.active and self.value == 1.0:
-            self.value = 2.0**16
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> LossScale:
+        """The scale with which training in a number format begins."""
+        return cls(True, 2.0**16) if dtype == torch.float16 else cls(False)
 
     def update(self, finite: bool) -> None:
         """Halve after an overflow, double after 2,000 steps without one."""
@@ -128,6 +129,11 @@ class MasterWeights:
     def gradients(self) -> list[Tensor]:
         """Those gradients that there are."""
         return [p.grad for p in self.named.values() if p.grad is not None]
+
+    def fill_gradients(self) -> None:
+        """Zeros where there is no gradient, so that all ranks add up the same tensors."""
+        for p in self.named.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
 
     def clear(self) -> None:
         """Forget all gradients."""

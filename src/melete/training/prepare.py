@@ -32,8 +32,8 @@ class Prepared:
     notes: tuple[str, ...]
 
     def fingerprints(self) -> dict[str, str]:
-        """What identifies the tokenised text of each split."""
-        return {"train": self.train.fingerprint, "valid": self.valid.fingerprint}
+        """SHA-256 of the text of each split; its tokenizer is kept in the run folder."""
+        return {"train": self.train.text_sha256, "valid": self.valid.text_sha256}
 
 
 def prepare_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:

@@ -35,7 +35,7 @@ from melete.models.checkpoint import load_model, locate
 from melete.objectives.causal_lm import CausalLM
 from melete.training import state as checkpoints
 from melete.training.budget import choose
-from melete.training.log import EventLog, TerminalProgress
+from melete.training.log import EventLog, TerminalProgress, read_events
 from melete.training.precision import choose_device, choose_precision
 from melete.training.prepare import Prepared, prepare_data
 from melete.training.trainer import Trainer
@@ -48,13 +48,13 @@ class Finished:
     Attributes:
         folder: the run folder.
         reason: `done`, `early stop` or `signal`.
-        loss: validation loss of the last evaluation, nats per token.
+        signal: number of the signal that stopped it.
     """
 
     folder: Path
     reason: str
-    loss: float | None
     data: Prepared
+    signal: int | None = None
 
 
 def start(config: RunConfig, begun: float | None = None) -> Finished:
@@ -72,10 +72,10 @@ def start(config: RunConfig, begun: float | None = None) -> Finished:
     folder = _run_folder(config)
     config = _choose_machine(config)
     _use(config)
-    tokenizer = None if is_spec(config.model.source) else Tokenizer.load(locate(config.model.source))
-    data = prepare_data(config, tokenizer)
+    data = prepare_data(config, _tokenizer_of_model(config))
     model = _build_model(config, data.tokenizer)
     config, model = choose(config, model, data, begun)
+    _check(config, model, data)
     _write_run_folder(folder, config, data)
     say(f"run: {folder}  seed: {config.seed}")
     for key, reason in config.choices.items():
@@ -99,7 +99,8 @@ def resume(folder: Path) -> Finished:
             expected="a folder with config.toml",
             do="see `melete runs`",
         )
-    if (folder / "final").exists():
+    finished = (folder / "final").exists()
+    if finished and any(event["event"] == "result" for event in read_events(folder / "events.jsonl")):
         raise InputError("this run is finished", where=str(folder), do=f"`melete generate {folder}` uses it")
     keep_freed_memory()
     config = configs.load(path)
@@ -112,6 +113,8 @@ def resume(folder: Path) -> Finished:
             raise InputError(
                 "the data is not what this run began with", where=str(folder), do="start a new run"
             )
+        if finished:  # stopped while it was scored
+            return Finished(folder, "done", data)
         checkpoint = checkpoints.newest(folder / "checkpoints", say)
         model = load_model(checkpoint) if checkpoint else _build_model(config, tokenizer)
         return _train(config, folder, model, data, checkpoint)
@@ -123,7 +126,7 @@ def _train(
     t = config.training
     objective = CausalLM(model, config.objective.label_smoothing, config.objective.z_loss)
     rows = t.batch_tokens // t.context
-    train = PackedRows(data.train, t.context, rows, t.micro_batch_rows, config.seed)
+    train = _training_rows(config, data)
     valid, valid_steps = _validation(data.valid, t.context, t.micro_batch_rows, t.eval_tokens)
     log = EventLog(folder / "events.jsonl", TerminalProgress(t.steps))
     trainer = Trainer(
@@ -163,7 +166,12 @@ def _train(
             log.write("sample", step=trainer.counters.step, prompt=prompt, text=text)
     log.write("end", reason=reason, elapsed=trainer.counters.elapsed)
     log.close()
-    return Finished(folder, reason, trainer.counters.best_loss, data)
+    return Finished(folder, reason, data, trainer.stop_signal)
+
+
+def _training_rows(config: RunConfig, data: Prepared) -> PackedRows:
+    t = config.training
+    return PackedRows(data.train, t.context, t.batch_tokens // t.context, t.micro_batch_rows, config.seed)
 
 
 def _validation(corpus: Corpus, context: int, rows: int, tokens: int) -> tuple[PackedRows | None, int]:
@@ -190,6 +198,7 @@ def _samples(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> li
 
 def _write_final(config: RunConfig, folder: Path, trainer: Trainer, objective: CausalLM) -> None:
     weights, which = _final_weights(config, folder, trainer, objective)
+    trainer.ema = None
     trainer.masters.load(weights)
     objective.eval()
     loss = trainer.validation_loss() if trainer.valid_source is not None else None
@@ -206,22 +215,26 @@ def _write_final(config: RunConfig, folder: Path, trainer: Trainer, objective: C
 def _final_weights(
     config: RunConfig, folder: Path, trainer: Trainer, objective: CausalLM
 ) -> tuple[dict[str, Tensor], str]:
-    """Averaged weights where they were asked for, else the best checkpoint if it beats the last step."""
-    last = {name: p.detach().cpu() for name, p in trainer.masters.named.items()}
-    counters, t = trainer.counters, config.training
+    """Averaged checkpoints where they were asked for, else the best step if it beats the last one."""
+    best, t = trainer.counters.best_step, config.training
+
+    def whole(step: int) -> bool:
+        fault = checkpoints.verify(folder / "checkpoints" / checkpoints.name_of(step))
+        if fault is not None:
+            say(f"{checkpoints.name_of(step)} is damaged ({fault}) and left out")
+        return fault is None
+
     if t.average_last:
-        folders = sorted((folder / "checkpoints").glob("step-*"))[-t.average_last :]
-        return checkpoints.average(
-            folders, objective.load
-        ), f"mean of {', '.join(path.name for path in folders)}"
+        names = [checkpoints.name_of(step) for step in trainer.steps_to_average() if whole(step)]
+        mean = checkpoints.average((folder / "checkpoints" / name for name in names), objective.load)
+        return mean, f"mean of {', '.join(names)}"
+    at = f"last step, {trainer.counters.step:,}"
+    if best is not None and best != trainer.counters.step and whole(best):
+        trainer.restore(folder / "checkpoints" / checkpoints.name_of(best))
+        at = f"best step by validation loss, {best:,}"
     if trainer.ema is not None:
-        ema = {name: tensor.cpu() for name, tensor in trainer.ema.items()}
-        trainer.ema = None
-        return ema, f"moving average (decay {t.ema_decay:g}) at step {counters.step:,}"
-    if counters.best_step is not None and counters.best_step != counters.step:
-        best = folder / "checkpoints" / checkpoints.name_of(counters.best_step)
-        return objective.load(best), f"best step by validation loss, {counters.best_step:,}"
-    return last, f"last step, {counters.step:,}"
+        at = f"moving average (decay {t.ema_decay:g}) at the {at}"
+    return trainer.weights(), at
 
 
 def _model_card(config: RunConfig, folder: Path, which: str, loss: float | None) -> str:
@@ -298,6 +311,22 @@ def _use(config: RunConfig) -> None:
     torch.manual_seed(config.seed)
 
 
+def _tokenizer_of_model(config: RunConfig) -> Tokenizer | None:
+    """The tokenizer that comes with a model that is trained on; None for one from scratch."""
+    if is_spec(config.model.source):
+        return None
+    folder = locate(config.model.source)
+    own = Tokenizer.load(folder)
+    asked = config.tokenizer.source
+    if asked and Tokenizer.load(Path(asked)).fingerprint != own.fingerprint:
+        raise InputError(
+            f"not the tokenizer of {folder}",
+            where=asked,
+            do="leave tokenizer.source out: the model's own is used",
+        )
+    return own
+
+
 def _build_model(config: RunConfig, tokenizer: Tokenizer) -> Decoder:
     section, t = config.model, config.training
     if not is_spec(section.source):
@@ -305,6 +334,24 @@ def _build_model(config: RunConfig, tokenizer: Tokenizer) -> Decoder:
     fields = {"max_position_embeddings": t.context, **section.config}
     scheme = {"init": section.init} if section.init else {}
     return build(section.source, vocab_size=tokenizer.vocab_size, seed=config.seed, **scheme, **fields)
+
+
+def _check(config: RunConfig, model: Decoder, data: Prepared) -> None:
+    """What can only fail later is refused before there is a run folder."""
+    longest, t = model.config.max_position_embeddings, config.training
+    if t.context > longest:
+        raise InputError(
+            f"training.context = {t.context} is longer than the model's",
+            where=config.model.source,
+            expected=f"at most {longest}",
+        )
+    if data.tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {data.tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}",
+            where=config.model.source,
+            do="use the tokenizer that the model was trained with",
+        )
+    _training_rows(config, data)
 
 
 def _write_run_folder(folder: Path, config: RunConfig, data: Prepared) -> None:
@@ -319,8 +366,10 @@ def _write_run_folder(folder: Path, config: RunConfig, data: Prepared) -> None:
         temporary.mkdir(parents=True)
         fill(temporary)
         os.rename(temporary, folder)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(
             f"could not make the run folder: {error.strerror}",
             where=str(folder),

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -61,7 +62,8 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     """
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in target.parent.glob(f".{target.name}.tmp-*"):  # of a save that was killed
+            shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
         fill(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -75,16 +77,17 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(target)
         os.rename(temporary, target)
         _sync_folder(target.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(
-            f"could not save: {error.strerror or error}",
-            where=str(target),
-            do="free some space or choose another folder",
-        ) from None
+        raise _refused(target, error) from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _refused(target: Path, error: OSError | SafetensorError) -> StorageError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return StorageError(f"could not save: {reason}", where=str(target), do="free some space")
 
 
 def verify(folder: Path) -> str | None:
@@ -99,8 +102,11 @@ def verify(folder: Path) -> str | None:
     if there != set(hashes):
         return f"{', '.join(sorted(there ^ set(hashes)))} missing or too many"
     for name, expected in hashes.items():
-        if _hash(folder / name) != expected:
-            return f"{name} is not what was written"
+        try:
+            if _hash(folder / name) != expected:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
@@ -114,20 +120,34 @@ def newest(checkpoints: Path, tell: Callable[[str], None]) -> Path | None:
     return None
 
 
-def rotate(checkpoints: Path, keep: int, best: str | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one, and what a kill left half-written."""
-    for folder in _all(checkpoints)[:-keep]:
-        if folder.name != best:
-            shutil.rmtree(folder, ignore_errors=True)
-    for leftover in checkpoints.glob(".step-*.tmp-*"):
+def steps_in(checkpoints: Path) -> list[int]:
+    """The steps of which there are checkpoints, in order."""
+    return [int(folder.name.removeprefix(PREFIX)) for folder in _all(checkpoints)]
+
+
+def rotate(checkpoints: Path, keep: Collection[int]) -> None:
+    """Remove the checkpoints of all other steps, and what a kill left half-written."""
+    for step in steps_in(checkpoints):
+        if step not in keep:
+            shutil.rmtree(checkpoints / name_of(step), ignore_errors=True)
+    for leftover in checkpoints.glob(f".{PREFIX}*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def point(pointer: Path, checkpoint: str) -> None:
-    """Write a one-line pointer file (`best.json`, `latest.json`)."""
+    """Write a one-line pointer file (`best.json`, `latest.json`).
+
+    Raises:
+        StorageError: no space, or no right to write; the pointer stays as it was.
+    """
     temporary = pointer.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"checkpoint": checkpoint}) + "\n")
-    os.replace(temporary, pointer)
+    try:
+        temporary.write_text(json.dumps({"checkpoint": checkpoint}) + "\n")
+        _sync_and_hash(temporary)
+        os.replace(temporary, pointer)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _refused(pointer, error) from None
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

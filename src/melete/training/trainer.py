@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from melete.config import RunConfig
 from melete.data.batch import Batch, Example
 from melete.data.sampling import rng_for
-from melete.errors import MeleteError
+from melete.errors import MeleteError, StorageError
 from melete.objectives.base import Context, Objective
 from melete.training import state as checkpoints
 from melete.training.distributed import World
@@ -80,11 +82,11 @@ class Trainer:
             if config.training.ema_decay
             else None
         )
-        self.scale = LossScale(dtype == torch.float16)
+        self.scale = LossScale.of(dtype)
         guard = config.guard
         self.guard = Guard(guard.window, guard.sigma, guard.rollback_after, guard.max_rollbacks)
         self.counters = checkpoints.Counters()
-        self._stop_signal: int | None = None
+        self.stop_signal: int | None = None
         self._started = time.monotonic()
 
     # ------------------------------------------------------------------ the loop
@@ -98,26 +100,26 @@ class Trainer:
         Raises:
             MeleteError: the guard gave up, or a checkpoint could not be written.
         """
-        t, steps = self.config.training, self.config.training.steps
+        t = self.config.training
         self._started = time.monotonic() - self.counters.elapsed
         with self._signals():
-            while self.counters.step < steps:
+            while not self._ended():
                 self._step()
-                done = self.counters.step == steps
-                if t.sample_every and (self.counters.step % t.sample_every == 0) and not done:
+                last = self.counters.step == t.steps
+                if self._due(t.sample_every) and not last:
                     self._write_samples()
-                improved = self._due(t.eval_every) and not done and self._evaluate()
-                stop = bool(t.patience) and self.counters.worse_evaluations >= t.patience
-                signalled = self.world.any(self._stop_signal is not None, self.device)
-                if improved or stop or signalled or (self._due(t.save_every) and not done):
+                improved = (last or self._due(t.eval_every)) and self._evaluate()
+                signalled = self.world.any(self.stop_signal is not None, self.device)
+                # All that the end needs is in the last checkpoint: a kill after it loses nothing.
+                if improved or signalled or self._ended() or self._due(t.save_every):
                     self.save()
-                if signalled and not done:
+                if signalled and not self._ended():
                     return "signal"
-                if stop:
-                    return "early stop"
-            self._evaluate()
-            self.save()
-        return "done"
+        return "done" if self.counters.step == t.steps else "early stop"
+
+    def _ended(self) -> bool:
+        t, counters = self.config.training, self.counters
+        return counters.step >= t.steps or 0 < t.patience <= counters.worse_evaluations
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.counters.step % every == 0
@@ -131,6 +133,8 @@ class Trainer:
         ]
         totals = self._totals(batches)
         sums = self._forward_backward(step, batches, totals)
+        if self.world.size > 1:
+            self.masters.fill_gradients()
         gradients = self.masters.gradients()
         self.world.sum(gradients)
         if self.scale.active:
@@ -140,12 +144,9 @@ class Trainer:
         loss = sum(self.objective.weights[name] * value for name, value in terms.items())
         ratio = rate(step, self.config.training.steps, **msgspec.to_builtins(self.config.schedule))
         self._update(step, loss, norm, ratio)
-        real, places = (
-            sum(batch.tokens for batch in batches),
-            sum(batch.input_ids.numel() for batch in batches),
-        )
+        real, places = self._sizes(batches)
         self.counters.step += 1
-        self.counters.tokens += real * self.world.size
+        self.counters.tokens += real
         now = time.monotonic()
         self.counters.elapsed = now - self._started
         self.log.write(
@@ -156,7 +157,7 @@ class Trainer:
             lr=ratio * self.config.optimizer.learning_rate,
             grad_norm=float(norm),
             tokens=self.counters.tokens,
-            tokens_per_second=real * self.world.size / (now - begun),
+            tokens_per_second=real / (now - begun),
             seconds=now - begun,
             elapsed=self.counters.elapsed,
             padding=1.0 - real / places,
@@ -164,13 +165,19 @@ class Trainer:
 
     def _totals(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Items of each term over all micro-batches and ranks, before any backward pass."""
-        counts = [self.objective.counts(batch) for batch in batches]
-        totals = {
-            name: torch.stack([count[name] for count in counts]).sum().float().to(self.device)
-            for name in self.objective.weights
-        }
+        totals = {name: torch.zeros((), device=self.device) for name in self.objective.weights}
+        for batch in batches:
+            for name, count in self.objective.counts(batch).items():
+                totals[name] += count.to(self.device)
         self.world.sum(list(totals.values()))
         return totals
+
+    def _sizes(self, batches: list[Batch]) -> tuple[int, int]:
+        """Real tokens, and places for tokens, over all micro-batches and ranks."""
+        real = sum(batch.tokens for batch in batches)
+        sizes = torch.tensor([real, sum(batch.input_ids.numel() for batch in batches)], device=self.device)
+        self.world.sum([sizes])
+        return int(sizes[0]), int(sizes[1])
 
     def _forward_backward(
         self, step: int, batches: list[Batch], totals: dict[str, Tensor]
@@ -178,7 +185,8 @@ class Trainer:
         self.objective.train()
         self.masters.clear()
         steps, seed = self.config.training.steps, self.config.seed
-        sums = {name: torch.zeros((), device=self.device) for name in self.objective.weights}
+        wide = torch.float64 if self.config.training.precision == "float64" else torch.float32
+        sums = {name: torch.zeros((), device=self.device, dtype=wide) for name in self.objective.weights}
         for i, batch in enumerate(batches):
             # Noise follows from (seed, step, rank, micro-batch) alone: a resume draws the same dropout masks.
             noise = int(rng_for((seed, step, (self.world.rank << 32) | i)).integers(2**62))
@@ -195,18 +203,18 @@ class Trainer:
         return sums
 
     def _update(self, step: int, loss: float, norm: Tensor, ratio: float) -> None:
-        finite = bool(torch.isfinite(norm))
-        if self.scale.active and not finite:
+        # A scale that can still fall explains such a gradient; a loss that is not finite is never its doing.
+        if self.scale.value > 1.0 and math.isfinite(loss) and not bool(torch.isfinite(norm)):
             self.scale.update(False)
             self.log.write("skip", step=step, reason=f"float16 overflow, loss scale now {self.scale.value:g}")
             return
-        self.scale.update(True)
         reason = self.guard.judge(loss, float(norm))
         if reason is not None:
             self.log.write("skip", step=step, reason=reason)
             if self.guard.must_roll_back:
                 self._roll_back(step)
             return
+        self.scale.update(True)
         if self.config.training.clip_norm:
             clip_grads_with_norm_(self.masters.named.values(), self.config.training.clip_norm, norm)
         self.optimizer.step(ratio)
@@ -227,7 +235,7 @@ class Trainer:
                 "the first steps failed and there is no checkpoint to go back to",
                 do="lower optimizer.learning_rate, or look at the skipped steps in events.jsonl",
             )
-        self._load_tensors(folder)
+        self.restore(folder)
         self.log.write("rollback", step=step, to=folder.name)
 
     # ------------------------------------------------------------------ evaluation and samples
@@ -239,7 +247,7 @@ class Trainer:
             return False
         loss = self.validation_loss()
         counters = self.counters
-        improved = counters.best_loss is None or loss < counters.best_loss
+        improved = math.isfinite(loss) and (counters.best_loss is None or loss < counters.best_loss)
         counters.worse_evaluations = 0 if improved else counters.worse_evaluations + 1
         if improved:
             counters.best_loss, counters.best_step = loss, counters.step
@@ -289,38 +297,51 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this step, point `latest` and `best` at what they mean, remove old ones."""
         if self.world.is_main:
-            begun = time.monotonic()
-            name = checkpoints.name_of(self.counters.step)
-            if not (self.checkpoints / name / "manifest.json").exists():
-                checkpoints.write_folder(self.checkpoints / name, self._fill)
-                fault = checkpoints.verify(self.checkpoints / name)
-                if fault is not None:
-                    raise MeleteError(f"the checkpoint just written does not read back: {fault}", where=name)
-                self.log.write(
-                    "checkpoint", step=self.counters.step, path=name, seconds=time.monotonic() - begun
-                )
+            begun, step = time.monotonic(), self.counters.step
+            name = checkpoints.name_of(step)
+            checkpoints.write_folder(self.checkpoints / name, self._fill)
+            fault = checkpoints.verify(self.checkpoints / name)
+            if fault is not None:
+                raise StorageError(f"the checkpoint just written does not read back: {fault}", where=name)
+            self.log.write("checkpoint", step=step, path=name, seconds=time.monotonic() - begun)
             checkpoints.point(self.folder / "latest.json", name)
-            if self.counters.best_step == self.counters.step:
+            if self.counters.best_step == step:
                 checkpoints.point(self.folder / "best.json", name)
-            best = self.counters.best_step
-            checkpoints.rotate(
-                self.checkpoints,
-                self.config.training.keep,
-                None if best is None else checkpoints.name_of(best),
-            )
+            # Checkpoints of later steps are damaged ones that a resume went behind: they are not among these.
+            newest = [there for there in checkpoints.steps_in(self.checkpoints) if there <= step]
+            kept = {*newest[-self.config.training.keep :], *self.steps_to_average(), self.counters.best_step}
+            checkpoints.rotate(self.checkpoints, [there for there in kept if there is not None])
         self.world.wait()
 
+    def steps_to_average(self) -> list[int]:
+        """The last scheduled checkpoints; not those of a signal, so that a stop changes no average."""
+        t, now = self.config.training, self.counters.step
+        there = [step for step in checkpoints.steps_in(self.checkpoints) if step <= now]
+        scheduled = [step for step in there if self._scheduled(step) or (step == now and self._ended())]
+        return scheduled[-t.average_last :] if t.average_last else []
+
+    def _scheduled(self, step: int) -> bool:
+        every = self.config.training.save_every
+        return every > 0 and step % every == 0
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated: the averaged weights where there are any, else the masters; float32, on the CPU."""
+        tensors = self.masters.named if self.ema is None else self.ema
+        return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
+
     def _fill(self, folder: Path) -> None:
-        masters = {name: p.detach().cpu() for name, p in self.masters.named.items()}
+        masters = {name: p.detach().float().cpu() for name, p in self.masters.named.items()}
         self.objective.save(folder, masters, self.tokenizer)
         tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizer.tensors().items()}
+        if self.config.training.precision == "float64":  # the model's own file is float32
+            tensors |= {f"masters/{name}": p for name, p in self.masters.named.items()}
         if self.ema is not None:
             tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.items()}
         values: dict[str, Any] = {
             "counters": asdict(self.counters),
             "guard": self.guard.state(),
             "loss_scale": asdict(self.scale),
-            "events_offset": self.log.offset,
+            "events_offset": self.log.sync(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
@@ -328,7 +349,7 @@ class Trainer:
 
     def resume(self, folder: Path) -> None:
         """Take up a checkpoint of this run: the steps that follow are those of a run that was never stopped."""
-        values = self._load_tensors(folder)
+        values = self.restore(folder)
         self.counters = checkpoints.Counters(**values["counters"])
         self.guard.load(values["guard"])
         self.scale = LossScale(**values["loss_scale"])
@@ -341,13 +362,14 @@ class Trainer:
                     text=f"saved with {what} {values[what]}, now {now}: equal up to rounding, not bit for bit",
                 )
 
-    def _load_tensors(self, folder: Path) -> dict[str, Any]:
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Weights, averages and optimiser of a checkpoint; the step and the data go on. Returns its plain values."""
         tensors, values = checkpoints.load_state(folder)
-        self.masters.load(self.objective.load(folder))
-        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "ema": {}}
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "ema": {}, "masters": {}}
         for key, tensor in tensors.items():
             kind, _, name = key.partition("/")
             parts[kind][name] = tensor.to(self.device)
+        self.masters.load(parts["masters"] or self.objective.load(folder))
         self.optimizer.load(parts["optimizer"])
         if self.ema is not None:
             self.ema = {name: parts["ema"][name] for name in self.ema}
@@ -358,10 +380,11 @@ class Trainer:
         """The first Ctrl-C or SIGTERM ends the run at the next step's end, saved; the second at once."""
 
         def note(number: int, _frame: object) -> None:
-            if self._stop_signal is not None:
+            if self.stop_signal is not None:
                 raise KeyboardInterrupt
-            self._stop_signal = number
-            self.log.write("note", text="stopping after this step and saving; once more to quit at once")
+            self.stop_signal = number
+            # Unbuffered: the signal may have come in the middle of a print.
+            os.write(2, b"\nstopping after this step and saving; once more to quit at once\n")
 
         # Handlers can only be set in the main thread; elsewhere the caller's own stay.
         try:
