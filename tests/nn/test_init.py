@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kit
-from melete.nn.linear import Linear, joint_linear
+from melete.nn.linear import Linear
 
 
 @pytest.mark.parametrize("family", sorted(kit.SIZES))
@@ -41,11 +41,3 @@ def test_weights_are_dropped_in_training_only() -> None:
     assert layer.eval().used_weight() is layer.weight
     dropped = (layer.train().used_weight() == 0).float().mean().item()
     assert dropped == pytest.approx(0.25, abs=0.05)
-
-
-@pytest.mark.parametrize("rows", [3, 300])
-def test_several_layers_read_as_one_are_each_alone(rows: int) -> None:
-    layers = [Linear(6, width, bias=False) for width in (4, 2, 5)]
-    x = torch.randn(rows, 6)
-    for output, layer in zip(joint_linear(x, *layers), layers, strict=True):
-        assert torch.allclose(output, layer(x), atol=1e-6)

@@ -29,14 +29,20 @@ class Mask:
     allowed: Tensor | None = None
     _bias: Tensor | None = field(default=None, repr=False)
 
-    def bias(self, length: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """The mask as a number to add to scores, (T, S) or (B, 1, T, S); None where every key may be seen."""
+    def bias(self, length: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """The mask as numbers to add to the scores of query heads that share keys; None: every key is seen.
+
+        Returns:
+            (groups * T, S) or (B, 1, groups * T, S), made at the first call only.
+        """
         if self._bias is None and (self.causal or self.allowed is not None):
             lowest = torch.finfo(dtype).min
             if self.allowed is None:
-                self._bias = torch.full((length, length), lowest, dtype=dtype, device=device).triu_(1)
+                bias = torch.full((length, length), lowest, dtype=dtype, device=device).triu_(1)
+                self._bias = bias.repeat(groups, 1)
             else:
-                self._bias = torch.zeros_like(self.allowed, dtype=dtype).masked_fill_(~self.allowed, lowest)
+                bias = torch.zeros_like(self.allowed, dtype=dtype).masked_fill_(~self.allowed, lowest)
+                self._bias = bias.repeat(1, 1, groups, 1)
         return self._bias
 
 
@@ -95,14 +101,13 @@ def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
 
 def _matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
     batch, heads, length, size = q.shape
-    kv_heads, keys = k.shape[1], k.shape[2]
+    kv_heads = k.shape[1]
     q = (q * size**-0.5).reshape(
         batch, kv_heads, -1, size
     )  # (B, Hkv, H / Hkv * T, K): a group shares its keys
-    scores = (q @ k.transpose(2, 3)).view(batch, heads, length, keys)  # (B, H, T, S)
-    bias = mask.bias(length, scores.dtype, scores.device)
+    scores = q @ k.transpose(2, 3)  # (B, Hkv, H / Hkv * T, S)
+    bias = mask.bias(length, heads // kv_heads, scores.dtype, scores.device)
     if bias is not None:
-        scores = scores.add_(bias)
+        scores.add_(bias)
     weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-    out = weights.view(batch, kv_heads, -1, keys) @ v  # (B, Hkv, H / Hkv * T, K)
-    return out.view(batch, heads, length, size)
+    return (weights @ v).view(batch, heads, length, size)

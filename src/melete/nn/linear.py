@@ -1,13 +1,9 @@
-"""Linear layers that may drop weights, and several of them read in one product."""
+"""Linear layers that may drop weights."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-# With fewer rows, copying the weights side by side costs more than the saved products (decoding).
-_JOINT_ROWS = 128
 
 
 class Linear(nn.Linear):
@@ -29,16 +25,3 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
         return F.linear(input, self.used_weight(), self.bias)
-
-
-def joint_linear(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """Each layer's output for the same input, as one matrix product where that is faster.
-
-    Args:
-        x: (..., inputs).
-        layers: without bias.
-    """
-    if x.numel() // x.shape[-1] < _JOINT_ROWS:
-        return tuple(layer(x) for layer in layers)
-    weight = torch.cat([layer.used_weight() for layer in layers])
-    return F.linear(x, weight).split([layer.out_features for layer in layers], dim=-1)

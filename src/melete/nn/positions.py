@@ -128,12 +128,10 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> None:
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    out[..., :half] = first * cos
-    out[..., :half].addcmul_(second, sin, value=-sign)
-    out[..., half:] = second * cos
-    out[..., half:].addcmul_(first, sin, value=sign)
+    first, second = x.chunk(2, dim=-1)
+    out_first, out_second = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin, value=sign)
 
 
 def stretched(rope: RopeParameters, trained: int, length: int, kind: str) -> RopeParameters:
