@@ -33,7 +33,8 @@ docs: $(VENV)/installed ## write the pages that are made from the code
 	$(BIN)/python tools/cli_reference.py
 
 bench: $(VENV)/installed-dev ## measure the parts, each beside a peer
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	@for file in $(filter-out %/bars_main_job.py,$(wildcard benchmarks/[a-z]*.py)); do \
+		echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 bars-main-job: $(VENV)/installed-dev ## re-run the measured promises of the main job (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_main_job.py $(ARGS)
