@@ -19,7 +19,9 @@ import pytest
 
 from melete.data import corpus_writer
 from melete.data.corpus import Corpus, corpus_key, prepare
+from melete.data.datasets import resolve
 from melete.data.readers import Document
+from melete.data.splits import split_documents
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError, StorageError
 
@@ -202,6 +204,13 @@ def test_no_room_is_said_before_anything_is_written(
         prepare(documents(), tokenizer, tmp_path / "corpus", source_hash="s", total_bytes=10**9)
     assert all(part in str(caught.value) for part in (str(tmp_path / "corpus"), "needed", "12,345 free"))
     assert not (tmp_path / "corpus").exists()
+    (tmp_path / "text.txt").write_text(
+        SOURCE * 20, encoding="utf-8"
+    )  # files and their parts know their own size
+    whole = resolve(str(tmp_path / "text.txt")).train
+    for part in (whole, split_documents(whole, 0.1, 0).train):
+        with pytest.raises(StorageError, match="needed, 12,345 free"):
+            prepare(part, tokenizer, tmp_path / "corpus", source_hash=part.source_hash)
 
 
 def test_a_full_disk_keeps_whole_shards_and_is_gone_on_from(
@@ -319,8 +328,6 @@ def test_wikitext_words_are_counted_like_the_literature(tmp_path: Path) -> None:
         or "MELETE_DATA" not in os.environ
     ):
         pytest.skip("MELETE_DATA has no wikitext-2")
-    from melete.data.datasets import resolve
-
     named = resolve("wikitext-2")
     assert named.valid is not None
     words = Tokenizer.train((document.text for document in named.train), "word", 40_000)

@@ -178,7 +178,8 @@ def prepare(
         source_hash: what identifies the text, such as `Documents.source_hash`: it is computed from the content, not
             from dates and sizes, so that a changed file is never served as it was.
         workers: threads that tokenise; default: the cores this process may use. The bytes written don't depend on it.
-        total_bytes: size of the text, if known: for the time left, and to check the free disk before starting.
+        total_bytes: size of the text, for the time left and to check the free disk before starting; default: what the
+            documents expect of themselves (`Documents.expected_bytes`).
         shard_characters: a shard ends with the document that reaches this many characters.
 
     Raises:
@@ -194,6 +195,8 @@ def prepare(
         return Corpus(folder, done)
     if done is not None:
         raise other_corpus(folder)
+    if total_bytes is None:
+        total_bytes = getattr(documents, "expected_bytes", None)
     write(documents, tokenizer, folder, source_hash, workers, total_bytes, shard_characters)
     return Corpus.load(folder)
 

@@ -25,15 +25,26 @@ class Documents:
         files: the files they come from: their content is what `source_hash` stands for.
         cut: what is done to the files, as far as it changes the documents.
         owned: kept alive as long as the source is (the temporary file of standard input).
+        counted: UTF-8 bytes of the text, if they have been counted.
     """
 
     read: Callable[[], Iterator[Document]]
     files: tuple[str, ...]
     cut: str = ""
     owned: object = field(default=None, repr=False, compare=False)
+    counted: int | None = field(default=None, compare=False)
 
     def __iter__(self) -> Iterator[Document]:
         return self.read()
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """About how many bytes of text there are: counted, or the size of the files; None if those are packed."""
+        if self.counted is not None:
+            return self.counted
+        if not self.files or any(name.endswith((".gz", ".xz", ".parquet")) for name in self.files):
+            return None
+        return sum(os.path.getsize(name) for name in self.files if os.path.exists(name))
 
     @property
     def source_hash(self) -> str:
@@ -127,7 +138,12 @@ def split_documents(documents: Documents, valid_fraction: float, seed: int) -> S
     if rule.large:
         note += f"; a document of more than {rule.large:,} bytes is cut at a line end, and its end held out"
     parts = (
-        replace(documents, read=_Side(documents, rule, held_out), cut=f"{documents.cut}|{rule}|{held_out}")
+        replace(
+            documents,
+            read=_Side(documents, rule, held_out),
+            cut=f"{documents.cut}|{rule}|{held_out}",
+            counted=(train, valid)[held_out].bytes,
+        )
         for held_out in (False, True)
     )
     return Split(next(parts), next(parts), note, train, valid, survey.duplicates)
