@@ -23,8 +23,6 @@ class EventLog:
     """
 
     def __init__(self, path: Path | None, live: Callable[[dict[str, Any]], None] | None = None) -> None:
-        # Unbuffered: an event is one write, and nothing is left to fail when the file is closed.
-        self._file = open(path, "ab", buffering=0) if path else None  # noqa: SIM115
         self._path, self._live = path, live
 
     def write(self, event: str, **fields: Any) -> None:
@@ -34,9 +32,11 @@ class EventLog:
             StorageError: there is no room for it.
         """
         record = {"event": event, **_finite(fields)}
-        if self._file:
+        if self._path:
+            line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
             try:
-                self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                with self._path.open("ab") as file:
+                    file.write(line.encode())
             except OSError as error:
                 raise StorageError(
                     f"could not write: {error.strerror}", where=str(self._path), do="free some space"
@@ -44,22 +44,18 @@ class EventLog:
         if self._live:
             self._live(record)
 
-    def close(self) -> None:
-        """No event comes after this."""
-        if self._file:
-            self._file.close()
-
     def sync(self) -> int:
         """Bytes written so far, now safe on disk: a checkpoint holds this, and a resume cuts the file there."""
-        if not self._file:
+        if not self._path:
             return 0
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._path.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
 
     def cut(self, offset: int) -> None:
-        """Forget what was written after `offset`."""
-        if self._file:
-            self._file.truncate(min(offset, self._file.seek(0, os.SEEK_END)))
+        """Forget what was written after `offset`, and the half line that a power cut may have left before it."""
+        if self._path and self._path.exists():
+            os.truncate(self._path, self._path.read_bytes()[:offset].rfind(b"\n") + 1)
 
 
 def _finite(value: Any) -> Any:

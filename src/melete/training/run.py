@@ -165,7 +165,6 @@ def _train(
         for prompt, text in _samples(model, data.tokenizer, t.prompts):
             log.write("sample", step=trainer.counters.step, prompt=prompt, text=text)
     log.write("end", reason=reason, elapsed=trainer.counters.elapsed)
-    log.close()
     return Finished(folder, reason, data, trainer.stop_signal)
 
 

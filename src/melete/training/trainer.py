@@ -307,8 +307,7 @@ class Trainer:
             checkpoints.point(self.folder / "latest.json", name)
             if self.counters.best_step == step:
                 checkpoints.point(self.folder / "best.json", name)
-            # Checkpoints of later steps are damaged ones that a resume went behind: they are not among these.
-            newest = [there for there in checkpoints.steps_in(self.checkpoints) if there <= step]
+            newest = checkpoints.steps_in(self.checkpoints)
             kept = {*newest[-self.config.training.keep :], *self.steps_to_average(), self.counters.best_step}
             checkpoints.rotate(self.checkpoints, [there for there in kept if there is not None])
         self.world.wait()
@@ -316,7 +315,7 @@ class Trainer:
     def steps_to_average(self) -> list[int]:
         """The last scheduled checkpoints; not those of a signal, so that a stop changes no average."""
         t, now = self.config.training, self.counters.step
-        there = [step for step in checkpoints.steps_in(self.checkpoints) if step <= now]
+        there = checkpoints.steps_in(self.checkpoints)
         scheduled = [step for step in there if self._scheduled(step) or (step == now and self._ended())]
         return scheduled[-t.average_last :] if t.average_last else []
 
@@ -348,12 +347,18 @@ class Trainer:
         checkpoints.save_state(folder, tensors, values)
 
     def resume(self, folder: Path) -> None:
-        """Take up a checkpoint of this run: the steps that follow are those of a run that was never stopped."""
+        """Take up a checkpoint of this run: the steps that follow are those of a run that was never stopped.
+
+        What came after it is forgotten: events, and checkpoints (damaged ones, where this is the newest whole one).
+        """
         values = self.restore(folder)
         self.counters = checkpoints.Counters(**values["counters"])
         self.guard.load(values["guard"])
         self.scale = LossScale(**values["loss_scale"])
         self.log.cut(values["events_offset"])
+        if self.world.is_main:
+            there = checkpoints.steps_in(self.checkpoints)
+            checkpoints.rotate(self.checkpoints, [step for step in there if step <= self.counters.step])
         here = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         for what, now in here.items():
             if values[what] != now:
