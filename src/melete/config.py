@@ -55,7 +55,7 @@ class ObjectiveSection(_Section, frozen=True):
 
 class OptimizerSection(_Section, frozen=True):
     name: str = "muon"  # adamw, muon (matrices; AdamW for the rest), rmsprop, adafactor
-    learning_rate: float = 3e-3  # peak
+    learning_rate: float = 0.0  # peak; 0 = what is usual for the optimizer
     matrix_learning_rate: float = 0.02  # peak for the matrices under muon
     weight_decay: float = 0.1  # decoupled; matrices only
     l1: float = 0.0  # decoupled soft threshold, matrices only
@@ -77,6 +77,9 @@ class TrainingSection(_Section, frozen=True):
     minutes: float = 0.0  # time budget from which model size, steps and schedule are chosen; 0 = none
     batch_tokens: int = 16384  # tokens of one optimiser step, over all micro-batches and ranks
     context: int = 256  # tokens of one row
+    context_schedule: tuple[
+        tuple[float, int], ...
+    ] = ()  # (progress, tokens): shorter rows first learn sooner
     micro_batch_rows: int = 0  # rows of one forward pass; 0 = found by itself
     device: str = "auto"  # auto, cpu, cuda, mps
     precision: str = "auto"  # auto, float32, bfloat16, float16, float64
@@ -304,7 +307,15 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         for number in value if isinstance(value, tuple) else (value,):
             bound = f" and below {below:g}" if below < math.inf else ""
             yield path, value, least <= number < below, f"at least {least:g}{bound}"
-    yield "optimizer.learning_rate", o.learning_rate, 0 < o.learning_rate < math.inf, "above 0"
+    schedule = t.context_schedule
+    starts, rows = [start for start, _ in schedule], [row for _, row in schedule]
+    yield (
+        "training.context_schedule",
+        schedule,
+        not schedule
+        or (starts[0] == 0 and starts == sorted(starts) and min(rows) >= 2 and max(rows) <= t.context),
+        f"(progress, tokens) pairs from progress 0 on, of at most training.context ({t.context}) tokens",
+    )
     yield "guard.window", g.window, g.window != 1, "0 (off), or 2 and more"
     fraction = config.data.valid_fraction
     yield "data.valid_fraction", fraction, 0 < fraction < 1, "between 0 and 1"
@@ -317,6 +328,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("tokenizer.vocab_size", 1, math.inf),
     ("objective.label_smoothing", 0, 1),
     ("objective.z_loss", 0, math.inf),
+    ("optimizer.learning_rate", 0, math.inf),
     ("optimizer.matrix_learning_rate", 0, math.inf),
     ("optimizer.weight_decay", 0, math.inf),
     ("optimizer.l1", 0, math.inf),

@@ -118,3 +118,20 @@ class PackedRows:
         ids = self.corpus.read(start, start + self.context + 1)
         starts = self.corpus.document_starts(start, start + self.context) - start
         return Example((self.seed, epoch, index), PackedRow(ids, starts))
+
+
+class Phases:
+    """Sources that follow each other: the step alone says which one is read.
+
+    Args:
+        phases: the first step of each and its source, in order; the first begins at step 0.
+    """
+
+    def __init__(self, phases: list[tuple[int, PackedRows]]) -> None:
+        assert phases and phases[0][0] == 0
+        self.phases = phases
+
+    def micro_batches(self, step: int) -> list[list[Example]]:
+        """The examples of one optimiser step, from the phase that it lies in."""
+        source = next(source for first, source in reversed(self.phases) if first <= step)
+        return source.micro_batches(step)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from melete import api
 from melete import config as configs
 from melete.baselines.ngram import NGram
 from melete.console import say
 from melete.data.corpus import Corpus
+from melete.data.tokenizers import Tokenizer
 from melete.evaluation.evaluate import Scores, compare, evaluate_corpus
 from melete.evaluation.report import write_report
+from melete.generation.generate import encode_prompt, generate
+from melete.generation.settings import GenerationSettings
 from melete.machine import keep_freed_memory
 from melete.metrics.diversity import diversity
+from melete.models.base import Decoder
+from melete.models.checkpoint import load_model
 from melete.training.log import EventLog
 from melete.training.precision import DTYPES
 
@@ -34,25 +39,35 @@ def score_run(folder: Path, train: Corpus, valid: Corpus) -> dict[str, Any]:
     keep_freed_memory()
     config = configs.load(folder / "config.toml")
     section, t = config.evaluation, config.training
-    loaded = api.load(str(folder / "final"), device=t.device)
-    loaded.model.to(DTYPES[t.precision])
+    tokenizer = Tokenizer.load(folder / "final")
+    model = load_model(folder / "final").to(t.device, DTYPES[t.precision])
     context = section.context or t.context
     stride = section.stride or max(1, context // 2)
     if section.baseline:
         say("building the 5-gram of the same tokens and scoring the held-out text with both")
-        ngram = NGram.train(train.read(0, len(train)), loaded.tokenizer.vocab_size)
-        scores = compare(loaded.model, ngram, valid, context=context, stride=stride)
+        ngram = NGram.train(train.read(0, len(train)), tokenizer.vocab_size)
+        scores = compare(model, ngram, valid, context=context, stride=stride)
     else:
-        scores = {"model": evaluate_corpus(loaded.model, valid, context=context, stride=stride)}
+        scores = {"model": evaluate_corpus(model, valid, context=context, stride=stride)}
     names = {"model": config.model.source, "ngram": "5-gram", "mixture": "mixture of both"}
     table = [{"name": names[key], **score.to_dict()} for key, score in scores.items()]
-    samples = [{"prompt": prompt, "text": loaded.generate(prompt, max_new_tokens=96)} for prompt in t.prompts]
-    tokens = [loaded.tokenizer.encode(sample["text"]) for sample in samples]
+    samples, tokens = _complete(model, tokenizer, t.prompts)
     result = {"table": table, "samples": samples, "diversity": diversity(tokens)}
     EventLog(folder / "events.jsonl").write("result", **result)
     write_report(folder)
     _show(scores, names, t.precision)
     return {"run": str(folder), **result, "seconds": time.monotonic() - begun}
+
+
+def _complete(
+    model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]
+) -> tuple[list[dict[str, str]], list[list[int]]]:
+    """One answer to each prompt, as text and as tokens."""
+    eos_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    settings = GenerationSettings(max_new_tokens=96, top_p=0.95, eos_ids=eos_ids, truncate=True)
+    answers = generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], settings)
+    pairs = zip(prompts, answers, strict=True)
+    return [{"prompt": prompt, "text": tokenizer.decode(answer)} for prompt, answer in pairs], answers
 
 
 def _show(scores: dict[str, Scores], names: dict[str, str], precision: str) -> None:

@@ -21,8 +21,8 @@ def initialise(
     """Fill every parameter of a model in place, in the order of its definition.
 
     parameter            normal   scaled-normal         zero-residual   xavier     kaiming    orthogonal
-    embedding (V, D)     N(std)   N(std)                N(std)          N(std)     N(std)     N(std)
-    matrix               N(std)   N(std)                N(std)          uniform,   N(2 / in)  orthogonal
+    embedding (V, D)     N(std)   N(std)                N(1.6/sqrt(D))  N(std)     N(std)     N(std)
+    matrix               N(std)   N(std)                N(0.5/sqrt(in)) uniform,   N(2 / in)  orthogonal
                                                                         in + out
     matrix that adds to  N(std)   N(std / sqrt(2 L))    0               as above   as above   as above
     the residual stream
@@ -30,7 +30,9 @@ def initialise(
 
     Args:
         scheme: scaled-normal is GPT-2's (Radford et al. 2019, section 2.3); zero-residual starts every block as
-            the identity; xavier: Glorot and Bengio 2010; kaiming: He et al. 2015; orthogonal: Saxe et al. 2013.
+            the identity, and gives the first logits a spread of 1.6 at any width (a tied embedding at 0.02 costs
+            0.05 nats after 200 steps of Muon: recipes/README.md);
+            xavier: Glorot and Bengio 2010; kaiming: He et al. 2015; orthogonal: Saxe et al. 2013.
         residual: names of the modules whose output is added to the residual stream.
 
     Raises:
@@ -45,7 +47,8 @@ def initialise(
             if parameter.dim() < 2:
                 value.fill_(0.0 if parameter_name == "bias" else 1.0)
             elif isinstance(module, nn.Embedding):
-                value.normal_(0.0, std, generator=generator)
+                wide = scheme == "zero-residual"
+                value.normal_(0.0, 1.6 / math.sqrt(value.shape[1]) if wide else std, generator=generator)
             else:
                 _matrix(value, scheme, std, name.rpartition(".")[2] in residual, num_layers, generator)
             parameter.copy_(value)
@@ -60,8 +63,8 @@ def _matrix(
         nn.init.kaiming_normal_(value, nonlinearity="relu", generator=generator)
     elif scheme == "orthogonal":
         nn.init.orthogonal_(value, generator=generator)
-    elif residual and scheme == "zero-residual":
-        value.zero_()
+    elif scheme == "zero-residual":
+        value.normal_(0.0, 0.0 if residual else 0.5 / math.sqrt(value.shape[1]), generator=generator)
     else:
         shrink = math.sqrt(2 * layers) if residual and scheme == "scaled-normal" else 1.0
         value.normal_(0.0, std / shrink, generator=generator)

@@ -29,6 +29,8 @@ from melete.training.prepare import Prepared
 _CPU_MICRO_BATCH_TOKENS = 16384
 # Share of a time budget kept for the final evaluation, the saving and the machine's moods.
 _RESERVE = 0.12
+# Peak learning rates that train small models well; under muon it is that of embeddings, head and norms.
+_LEARNING_RATES = {"muon": 0.01, "adamw": 1e-3, "rmsprop": 1e-3, "adafactor": 1e-2}
 
 
 def choose(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
@@ -40,6 +42,14 @@ def choose(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> t
     Returns:
         The config with every choice and reason in it, and the model it describes.
     """
+    if config.optimizer.learning_rate == 0:
+        name = config.optimizer.name
+        rate = _LEARNING_RATES[name]
+        config = configs.change(
+            config,
+            {"optimizer.learning_rate": rate},
+            {"optimizer.learning_rate": f"{rate:g}, usual for {name}"},
+        )
     if config.training.minutes:
         config, model = _fit_budget(config, model, data, begun)
     if config.training.micro_batch_rows == 0:
@@ -137,8 +147,9 @@ def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float)
 
 
 def _candidate(config: RunConfig, family: str, preset: str, like: Decoder) -> Decoder:
-    fields: dict[str, Any] = {"max_position_embeddings": config.training.context, **config.model.config}
-    return build(f"{family}:{preset}", vocab_size=like.config.vocab_size, seed=config.seed, **fields)
+    same = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
+    fields = {name: getattr(like.config, name) for name in same} | config.model.config
+    return build(f"{family}:{preset}", seed=config.seed, init=config.model.init or None, **fields)
 
 
 def _plan(config: RunConfig, name: str, model: Decoder, unique: int, seconds: float) -> _Plan:

@@ -23,7 +23,7 @@ from melete import config as configs
 from melete.config import RunConfig
 from melete.console import say
 from melete.data.corpus import Corpus
-from melete.data.sampling import PackedRows
+from melete.data.sampling import PackedRows, Phases
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError, StorageError
 from melete.generation.generate import encode_prompt, generate
@@ -168,9 +168,15 @@ def _train(
     return Finished(folder, reason, data, trainer.stop_signal)
 
 
-def _training_rows(config: RunConfig, data: Prepared) -> PackedRows:
+def _training_rows(config: RunConfig, data: Prepared) -> Phases:
+    """Rows of `training.context`, or of what the context schedule says; a micro-batch keeps its tokens."""
     t = config.training
-    return PackedRows(data.train, t.context, t.batch_tokens // t.context, t.micro_batch_rows, config.seed)
+    phases: list[tuple[int, PackedRows]] = []
+    for progress, context in t.context_schedule or ((0.0, t.context),):
+        micro_batch_rows = max(1, t.micro_batch_rows * t.context // context)
+        rows = PackedRows(data.train, context, t.batch_tokens // context, micro_batch_rows, config.seed)
+        phases.append((int(progress * t.steps), rows))
+    return Phases(phases)
 
 
 def _validation(corpus: Corpus, context: int, rows: int, tokens: int) -> tuple[PackedRows | None, int]:
@@ -331,8 +337,13 @@ def _build_model(config: RunConfig, tokenizer: Tokenizer) -> Decoder:
     if not is_spec(section.source):
         return load_model(locate(section.source)).train()
     fields = {"max_position_embeddings": t.context, **section.config}
-    scheme = {"init": section.init} if section.init else {}
-    return build(section.source, vocab_size=tokenizer.vocab_size, seed=config.seed, **scheme, **fields)
+    fields |= {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    vocab_size, init = tokenizer.vocab_size, section.init or None
+    return build(section.source, vocab_size=vocab_size, seed=config.seed, init=init, **fields)
 
 
 def _check(config: RunConfig, model: Decoder, data: Prepared) -> None:
