@@ -5,10 +5,21 @@ from __future__ import annotations
 import sys
 import time
 
+# C0 but tab and line feed, DEL, C1: what a terminal obeys instead of showing.
+_CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
+
+
+def printable(text: str) -> str:
+    """Text without the control characters that a terminal would obey; tabs and line feeds stay.
+
+    A model or a file may say anything, so whatever of theirs is shown to a person goes through here.
+    """
+    return text.translate(_CONTROLS)
+
 
 def say(text: str = "") -> None:
     """One line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

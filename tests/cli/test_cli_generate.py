@@ -11,6 +11,7 @@ import pytest
 
 import melete as package
 from melete.cli import chat, main
+from melete.console import printable
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -30,7 +31,7 @@ def generated(model_folder):
 
 def test_the_prompt_and_what_follows_are_printed(capsys, model_folder, generated):
     code, out, err = run(capsys, "generate", model_folder, "--prompt", "The king", "--max-new-tokens", "20")
-    assert (code, out) == (0, f"The king{generated}\n")
+    assert (code, out) == (0, f"The king{printable(generated)}\n")
     assert "20 tokens in" in err
     assert "tokens/s" in err
     assert "seed 0" in err
@@ -52,7 +53,7 @@ def test_json_is_one_object_and_all_of_standard_output(capsys, model_folder, gen
 def test_several_samples_stand_one_below_the_other(capsys, model_folder, generated):
     arguments = ["--prompt", "The king", "--max-new-tokens", "20", "--samples", "3"]
     _, out, _ = run(capsys, "generate", model_folder, *arguments)
-    assert out.startswith(f"The king{generated}\n--- 2 of 3\nThe king")
+    assert out.startswith(f"The king{printable(generated)}\n--- 2 of 3\nThe king")
     assert "\n--- 3 of 3\nThe king" in out
 
 
@@ -107,7 +108,7 @@ def test_the_prompt_may_come_from_a_file_or_standard_input(
 ):
     file = tmp_path / "prompt.txt"
     file.write_text("The king\n", encoding="utf-8")
-    expected = f"The king{generated}\n"
+    expected = f"The king{printable(generated)}\n"
     assert (
         run(capsys, "generate", model_folder, "--prompt-file", file, "--max-new-tokens", "20")[1] == expected
     )
@@ -208,7 +209,7 @@ def test_a_base_model_says_that_it_continues_and_goes_on_with_what_was_said(talk
     assert "it does not answer you" in err
     loaded = package.load(model_folder, device="cpu")
     first = loaded.generate("The king", max_new_tokens=8)
-    assert out.startswith(first + "\n")
+    assert out.startswith(printable(first) + "\n")
     assert f"next: melete generate {model_folder}" in err
 
 

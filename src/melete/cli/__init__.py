@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from melete.console import printable
 from melete.errors import MeleteError, StorageError
 
 # verb -> (what it does, group). `melete/cli/<verb>.py` holds a click command named `command`.
@@ -60,10 +61,12 @@ def main(arguments: list[str] | None = None) -> None:
         melete.main(args=arguments, prog_name="melete", standalone_mode=False)
     except MeleteError as error:
         _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as asked:  # `melete data`: its message is the help
+        click.echo(asked.format_message())
     except click.ClickException as error:
         hint = getattr(error, "ctx", None)
         todo = f"; see `{hint.command_path} --help`" if hint is not None else ""
-        _fail(" ".join(error.format_message().split()) + todo, 2)
+        _fail(" ".join(error.format_message().split()).removesuffix(".") + todo, 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
     except BrokenPipeError:
@@ -75,5 +78,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    print(f"melete: error: {line}", file=sys.stderr, flush=True)
+    print(f"melete: error: {printable(line)}", file=sys.stderr, flush=True)
     sys.exit(code)

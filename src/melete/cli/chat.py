@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melete.cli._generation import chosen, describe, generation_options, load_options, show_any_character
-from melete.console import say
+from melete.console import printable, say
 from melete.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class _Chat:
             for piece in stream(self._loaded.model, [ids], settings, self._loaded.tokenizer):
                 tokens.append(piece.token)
                 text += piece.text
-                click.echo(piece.text, nl=False)
+                click.echo(printable(piece.text), nl=False)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             click.echo(" (stopped)", nl=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melete.cli._generation import chosen, describe, generation_options, load_options, show_any_character
-from melete.console import Progress, say
+from melete.console import Progress, printable, say
 from melete.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(model: str, prompt: str | None, prompt_file: str | None, as_json: bool, **options: Any) -> None:
     """Continue a prompt with MODEL: a run, a checkpoint, a Hugging Face folder or a Hub id.
 
-    The prompt and what follows it go to standard output as they come.
+    The prompt and what follows it go to standard output as they come, without control characters; --json keeps them.
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def _run(
     total = settings.num_return_sequences * settings.max_new_tokens
     if shown:
         show_any_character()
-        click.echo(prompt, nl=False)
+        click.echo(printable(prompt), nl=False)
     with Progress("generating", "tokens", total) as progress:
         for piece in pieces:
             texts[piece.answer] += piece.text
@@ -88,11 +88,11 @@ def _run(
             if not shown:
                 progress.advance(1)
             elif piece.answer == 0:
-                click.echo(piece.text, nl=False)
+                click.echo(printable(piece.text), nl=False)
     if shown:
         click.echo()
         for number, text in enumerate(texts[1:], 2):
-            click.echo(f"--- {number} of {len(texts)}\n{prompt}{text}")
+            click.echo(printable(f"--- {number} of {len(texts)}\n{prompt}{text}"))
     return texts, tokens
 
 
