@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
+from commands import check_call, commands
 from melete.cli import VERBS, melete
 
 ROOT = Path(__file__).parents[1]
@@ -166,25 +166,6 @@ def test_starting_loads_nothing_heavy(statement: str) -> None:
 # -- registries --
 
 
-def commands(path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A verb and the commands below it, each with the words that call it."""
-    command = find(path)
-    yield path, command
-    if isinstance(command, click.Group):
-        for name in command.list_commands(click.Context(command)):
-            yield from commands((*path, name))
-
-
-def find(path: tuple[str, ...]) -> click.Command:
-    command: click.Command = melete
-    for name in path:
-        assert isinstance(command, click.Group), path
-        found = command.get_command(click.Context(command), name)
-        assert found is not None, f"there is no `melete {' '.join(path)}`"
-        command = found
-    return command
-
-
 def test_every_verb_has_its_file_and_every_file_its_verb() -> None:
     files = {path.stem for path in (PACKAGE / "cli").glob("*.py") if not path.stem.startswith("_")}
     assert files == set(VERBS)
@@ -207,7 +188,7 @@ def test_every_family_has_its_file_and_every_file_its_family() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_command_helps_with_an_example(verb: str) -> None:
-    for path, _ in commands((verb,)):
+    for path, command in commands((verb,)):
         result = CliRunner().invoke(melete, [*path, "--help"])
         assert result.exit_code == 0, (path, result.output)
         body = result.output.split("\n", 1)[1]
@@ -215,6 +196,37 @@ def test_every_command_helps_with_an_example(verb: str) -> None:
         assert f"melete {' '.join(path)}" in body, (
             f"the example of `melete {' '.join(path)}` does not call it"
         )
+        for line in re.findall(r"^ *(?:[^\n]*\| )?(melete .*)$", command.help or "", flags=re.M):
+            check_call(line, f"`melete {' '.join(path)} --help`")
+
+
+def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every string of a module but its docstrings; a 1 stands where a value is put in."""
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    inside = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, described) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(value) for value in node.values}
+            yield (
+                node.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in node.values),
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.lineno, node.value
+
+
+def test_every_command_that_the_program_suggests_can_be_typed() -> None:
+    found = 0
+    for name, tree in trees(sorted(PACKAGE.rglob("*.py"))):
+        for line, text in texts(tree):
+            for call in re.findall(r"(?:^|[`\s])(melete [a-z]+(?: [^`;|(\n]*?)?)(?=   |[`;|(\n]|$)", text):
+                check_call(call, f"{name}:{line}")
+                found += 1
+    assert found > 15
 
 
 # -- pages --
@@ -238,22 +250,9 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.M):
         assert target in targets, f"{page_name(page)}: there is no `make {target}`"
-    for line in [*bash_lines(page), *re.findall(r"`(melete [^`\n]+)`", text)]:
-        for call in re.findall(r"(?:^|[|;&] *)melete ([^|;&]+)", line):
-            check_call(call.split(), f"{page_name(page)}: `melete {call.strip()}`")
-
-
-def check_call(words: list[str], where: str) -> None:
-    """A command that a page shows must exist, and so must each of its options."""
-    if not words[0].isalpha() or words[0].isupper():
-        return
-    command = find((words[0],))
-    if isinstance(command, click.Group) and len(words) > 1 and words[1].isalpha():
-        command = find((words[0], words[1]))
-    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    for word in words:
-        if word.startswith("--"):
-            assert word.split("=")[0] in {*known, "--help"}, f"{where}: there is no such option: {word}"
+    for line in [*bash_lines(page), *re.findall(r"`(melete [^`\n[]+)`", text)]:
+        for call in re.findall(r"(?:^|[|;&] *)(melete [^|;&]+)", line):
+            check_call(call, page_name(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -70,7 +70,7 @@ def test_inspect_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["examples"][1] == "one two"
     assert 0.02 < report["cjk_share"] < 0.05
     assert "two.jsonl: the text is column 'text'" in err
-    assert err.endswith("next: melete pretrain qwen3 --data my.txt two.jsonl --minutes 10\n")
+    assert err.endswith("next: melete pretrain qwen3 --data my.txt --data two.jsonl --minutes 10\n")
     assert "duplicates" in run(capsys, "inspect", "my.txt")[1]
 
 
@@ -113,7 +113,7 @@ def test_prepare_writes_both_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.num_bytes + valid.num_bytes == len(TEXT.encode())
     assert train.num_words + valid.num_words == len(TEXT.split()) + 300
     assert "held out 1 of 1 documents" in err
-    assert "next: melete pretrain qwen3 --data my.txt tokenizer.source=tokenizer --minutes 10" in err
+    assert "next: melete pretrain qwen3 --data my.txt --tokenizer tokenizer --minutes 10" in err
     assert run(capsys, *words)[1] == out
 
 
@@ -185,5 +185,5 @@ def test_standard_input_is_inspected(
     with open("my.txt", encoding="utf-8") as text:
         monkeypatch.setattr(sys, "stdin", text)
         code, out, err = run(capsys, "inspect", "-", "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "next: melete pretrain qwen3 --data FILE --minutes 10\n")
     assert json.loads(out)["parts"]["all"]["lines"] == 300

@@ -29,7 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train(SENTENCES, "byte-bpe", 300)
     tokenizer.save(folder / "tokenizer")
     model = build(
-        "qwen3:nano", vocab_size=tokenizer.vocab_size, max_position_embeddings=32, num_hidden_layers=1
+        "qwen3:nano",
+        vocab_size=tokenizer.vocab_size,
+        init="normal",
+        max_position_embeddings=32,
+        num_hidden_layers=1,
     )
     save_model(folder / "model", model, tokenizer=folder / "tokenizer")
     documents = [{"text": "".join(SENTENCES[i:] + SENTENCES[:i])} for i in range(12)]
@@ -74,24 +78,13 @@ def test_figures_of_a_whole_file(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_table_and_what_to_type_next(capsys: pytest.CaptureFixture[str]) -> None:
-    main(
-        [
-            "evaluate",
-            "model",
-            "--data",
-            "many.jsonl",
-            "--split",
-            "valid",
-            "--valid-fraction",
-            "0.3",
-            "--context",
-            "8",
-        ]
-    )
+    options = "--data many.jsonl --split valid --valid-fraction 0.3 --context 8"
+    main(["evaluate", "model", *options.split()])
     said = capsys.readouterr()
     assert "bits/byte" in said.out
     assert "context 8, stride 4" in said.out
-    assert said.err.splitlines()[-1] == "next: melete evaluate model --data many.jsonl --baseline ngram"
+    assert said.err.splitlines()[-1] == f"next: melete evaluate model {options} --baseline ngram"
+    main(["evaluate", "model", *options.split(), "--baseline", "ngram"])
 
 
 def test_baseline_and_mixture_stand_beside_the_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_train_then_inspect(data: Path, capsys: pytest.CaptureFixture[str]) -> N
     trained = json.loads(out)
     assert trained["vocab_size"] == 320
     assert trained["fingerprint"] == Tokenizer.load("tok").fingerprint
-    assert "next: melete tokenizer inspect tok --data en.txt" in err
+    assert "next: melete tokenizer inspect tok --data en.txt --data zh.txt\n" in err
 
     main(["tokenizer", "inspect", "tok", "--data", "en.txt", "--data", "zh.txt", "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -46,7 +46,7 @@ def test_train_then_inspect(data: Path, capsys: pytest.CaptureFixture[str]) -> N
     out, err = capsys.readouterr()
     assert "Latin" in out
     assert "longest tokens:" in out
-    assert "next: melete pretrain" in err
+    assert "next: melete pretrain qwen3 --data en.txt --tokenizer tok --minutes 10" in err
 
 
 def test_unknown_characters_show_in_the_report(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

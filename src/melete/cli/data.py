@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from melete.console import say
+from melete.cli import _hints as hints
+from melete.console import printable, say
 
 if TYPE_CHECKING:
     from melete.data.inspection import TextReport
@@ -108,8 +107,8 @@ def inspect(source: tuple[str, ...], text_column: str | None, max_line_bytes: in
     damaged = sum(report.bad_bytes for report in parts.values())
     if damaged:
         say(f"not text in {damaged:,} places: mend them before training")
-    elif "-" not in source:
-        say(f"next: melete pretrain qwen3 --data {shlex.join(source)} --minutes 10")
+    else:
+        say(f"next: {hints.pretrain(source, text_column=text_column)}")
 
 
 def _show(parts: dict[str, TextReport]) -> None:
@@ -128,9 +127,9 @@ def _show(parts: dict[str, TextReport]) -> None:
     click.echo(table(rows if len(parts) > 1 else rows[1:]))
     for report in parts.values():
         for example in report.examples:
-            click.echo(f"  | {example}")
+            click.echo(printable(f"  | {example}"))
         for problem in report.problems:
-            click.echo(problem)
+            click.echo(printable(problem))
         if report.bad_bytes > len(report.problems):
             click.echo(f"... and {report.bad_bytes - len(report.problems):,} more places that are not text")
 
@@ -196,8 +195,8 @@ def prepare(
         )
     if as_json:
         click.echo(json.dumps(figures))
-    again = f" tokenizer.source={shlex.quote(os.fspath(tokenizer))}"
-    say(f"next: melete pretrain qwen3 --data {shlex.join(source)}{again} --minutes 10")
+    del options["max_line_bytes"]
+    say(f"next: {hints.pretrain(source, tokenizer=tokenizer, **options)}")
 
 
 def _parts(
@@ -216,7 +215,7 @@ def _parts(
         say(note)
     if valid:
         given = resolve(valid, text_column=text_column, max_line_bytes=max_line_bytes)
-        return {"train": named.train, "valid": given.train}
+        return {"train": named.train, "valid": given.train if given.valid is None else given.valid}
     if named.valid is not None:
         return {"train": named.train, "valid": named.valid}
     split = split_documents(named.train, valid_fraction, seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from melete.cli._hints import again
 from melete.cli._table import table
 from melete.console import say
 from melete.errors import InputError
@@ -85,10 +86,10 @@ def command(
         click.echo(msgspec.json.encode({"model": model, "data": data, "split": text.split, "scores": found}))
     else:
         _show(scores)
-    after = f"chat {shlex.quote(model)}"
+    after = f"melete chat {shlex.quote(model)}"
     if text.train is not None and learnt_from is None:
-        after = f"evaluate {shlex.quote(model)} --data {shlex.quote(data)} --baseline ngram"
-    say(f"next: melete {after}")
+        after = again("--baseline", "ngram")
+    say(f"next: {after}")
 
 
 def _baseline_text(text: Text, baseline_data: str | None, text_column: str | None, **_: Any) -> Documents:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from melete.cli import _hints as hints
 from melete.console import say
 from melete.errors import InputError
 
@@ -88,7 +88,7 @@ def train(
         figures = {"folder": str(out), "kind": kind, "vocab_size": tokenizer.vocab_size}
         click.echo(json.dumps({**figures, "fingerprint": tokenizer.fingerprint}))
     say(f"{out}: {kind}, {tokenizer.vocab_size:,} tokens")
-    say(f"next: melete tokenizer inspect {shlex.quote(str(out))} --data {shlex.join(data)}")
+    say(f"next: {hints.tokenizer_inspect(str(out), data, text_column)}")
 
 
 @command.command()
@@ -118,7 +118,7 @@ def inspect(folder: str, data: tuple[str, ...], text_column: str | None, as_json
         click.echo(json.dumps({"tokenizer": folder, **quality.plain()}, ensure_ascii=False))
     else:
         click.echo(_report(quality))
-    say(f"next: melete pretrain gpt2 --data {shlex.join(data)} tokenizer.source={shlex.quote(folder)}")
+    say(f"next: {hints.pretrain(data, tokenizer=folder, text_column=text_column)}")
 
 
 def _report(quality: Quality) -> str:

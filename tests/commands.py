@@ -1,0 +1,48 @@
+"""The commands of the command line, and whether a line that shows one could be typed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+import click
+
+from melete.cli import melete
+
+
+def commands(path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A verb and the commands below it, each with the words that call it."""
+    command = find(path)
+    yield path, command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            yield from commands((*path, name))
+
+
+def find(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = melete
+    for name in path:
+        assert isinstance(command, click.Group), path
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, f"there is no `melete {' '.join(path)}`"
+        command = found
+    return command
+
+
+def check_call(line: str, where: str) -> None:
+    """A line `melete ...` must be one that the command line takes; a verb alone is a mention, not a call."""
+    name, *words = shlex.split(line)
+    assert name == "melete", where
+    if not words or words[0].startswith("-"):
+        assert words in ([], ["--help"], ["--version"]), where
+        return
+    path: tuple[str, ...] = (words.pop(0),)
+    if isinstance(find(path), click.Group) and words and not words[0].startswith("-"):
+        path = (*path, words.pop(0))
+    command = find(path)
+    if words in ([], ["--help"]):
+        return
+    try:
+        command.make_context(" ".join(path), words)
+    except click.UsageError as error:
+        raise AssertionError(f"{where}: `{line}`: {error.format_message()}") from None
