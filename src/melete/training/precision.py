@@ -30,14 +30,10 @@ def choose_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise InputError(
-            f"unknown device {wanted!r}", where="training.device", expected="auto, cpu, cuda or mps"
-        ) from None
+        raise InputError(f"unknown device {wanted!r}", expected="auto, cpu, cuda or mps") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
-        raise InputError(
-            f"this machine has no {device.type} device", where="training.device", do="use device=cpu"
-        )
+        raise InputError(f"this machine has no {device.type} device", do="use device=cpu")
     return device
 
 
