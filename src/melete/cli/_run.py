@@ -36,7 +36,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="KEY=VALUE",
             help="Change a config key; may be repeated.",
         ),
-        click.option("--no-baseline", is_flag=True, help="Leave out the 5-gram in the next column."),
+        click.option("--no-baseline", is_flag=True, help="Skip the 5-gram that is scored beside the model."),
         click.option(
             "--dry-run",
             is_flag=True,
