@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from melete.cli._table import table
 from melete.console import duration, say
 
 if TYPE_CHECKING:
@@ -91,10 +93,10 @@ def finish(
         return
     from melete.training.run import start
 
-    close(start(config, begun), as_json)
+    close(start(config, begun), as_json, begun)
 
 
-def close(finished: Finished, as_json: bool) -> None:
+def close(finished: Finished, as_json: bool, begun: float) -> None:
     """Score a finished run and print its table; or say how to go on with a stopped one."""
     if finished.reason == "signal":
         say(f"saved; go on with: melete resume {finished.folder}")
@@ -102,7 +104,33 @@ def close(finished: Finished, as_json: bool) -> None:
     from melete.evaluation.scorecard import score_run
 
     card = score_run(finished.folder, finished.data.train, finished.data.valid)
+    card["seconds"] = time.monotonic() - begun
+    _show(card)
     if as_json:
         print(json.dumps(card, ensure_ascii=False))
     say(f"{duration(card['seconds'])} in all; the page: {finished.folder / 'report.html'}")
     say(f"next: melete generate {finished.folder} --prompt 'Once'   or   melete chat {finished.folder}")
+
+
+def _show(card: dict[str, Any]) -> None:
+    """A line a model, the 5-gram's difference beside it, and below what all were measured on."""
+    baseline = next((row["bits_per_byte"] for row in card["table"] if row["name"] == "5-gram"), None)
+    rows = [
+        (
+            "held-out text",
+            "bits/byte",
+            "nats/token",
+            "perplexity per word",
+            "beside the 5-gram" if baseline else "",
+        )
+    ]
+    for row in card["table"]:
+        beside = f"{row['bits_per_byte'] / baseline - 1:+.1%}" if baseline and row["name"] != "5-gram" else ""
+        figures = (f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}", f"{row['word_perplexity']:,.2f}")
+        rows.append((row["name"], *figures, beside))
+    say(table(rows))
+    score = card["table"][0]
+    say(
+        f"{score['tokens']:,} tokens, {score['words']:,} words with line ends, {score['bytes']:,} bytes; "
+        f"context {score['context']}, stride {score['stride']}, {card['precision']}"
+    )

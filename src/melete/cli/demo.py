@@ -47,4 +47,4 @@ def command(lang: str, name: str | None, as_json: bool) -> None:
     finished = start(
         configs.change(config, {"name": name or free_folder(Path(config.folder), "demo").name}), BEGUN
     )
-    close(finished, as_json)
+    close(finished, as_json, BEGUN)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
 from melete.cli._run import close, json_option
+
+BEGUN = time.monotonic()
 
 
 @click.command()
@@ -21,4 +24,4 @@ def command(run: str, as_json: bool) -> None:
     """
     from melete.training.run import resume
 
-    close(resume(Path(run)), as_json)
+    close(resume(Path(run)), as_json, BEGUN)

@@ -246,6 +246,13 @@ def generate(
     return answers
 
 
+def complete(model: CausalModel, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """A short answer to each prompt, as a run shows them: temperature 0.8, top-p 0.95, up to 96 tokens."""
+    eos_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    settings = GenerationSettings(max_new_tokens=96, top_p=0.95, eos_ids=eos_ids, truncate=True)
+    return generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], settings)
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Token ids of a prompt; of an empty one, the token that begins a text.
 

@@ -26,8 +26,7 @@ from melete.data.corpus import Corpus
 from melete.data.sampling import PackedRows, Phases
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError, StorageError
-from melete.generation.generate import encode_prompt, generate
-from melete.generation.settings import GenerationSettings
+from melete.generation.generate import complete
 from melete.machine import keep_freed_memory, usable_cores
 from melete.models import build, is_spec
 from melete.models.base import Decoder
@@ -192,9 +191,7 @@ def _validation(corpus: Corpus, context: int, rows: int, tokens: int) -> tuple[P
 
 
 def _samples(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[str, str]]:
-    eos_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-    settings = GenerationSettings(max_new_tokens=96, top_p=0.95, truncate=True, eos_ids=eos_ids)
-    answers = generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], settings)
+    answers = complete(model, tokenizer, prompts)
     return [(prompt, tokenizer.decode(ids)) for prompt, ids in zip(prompts, answers, strict=True)]
 
 
