@@ -183,6 +183,14 @@ def test_the_window_survives_a_resume(tmp_path: Path) -> None:
     assert (digest(checkpoint(tmp_path, STEPS)), plain_state(checkpoint(tmp_path, STEPS))) == (end, state)
 
 
+def test_a_lasting_change_without_a_checkpoint_becomes_the_usual(tmp_path: Path) -> None:
+    higher = dict.fromkeys(range(20, 30), ("spike", 30.0))
+    config = run_config(training__steps=30, guard__window=16, guard__rollback_after=3)
+    assert trainer(tmp_path, config, objective=Poisoned(higher)).train() == "done"
+    assert [event["step"] for event in events(tmp_path, "skip")] == [20, 21, 22]
+    assert "taken as usual now" in events(tmp_path, "note")[0]["text"]
+
+
 # -- the guard alone --
 
 
@@ -203,6 +211,13 @@ def test_the_judge() -> None:
     assert not guard.losses
     with pytest.raises(MeleteError):
         guard.rolled_back()
+
+
+def test_rollbacks_long_past_are_forgiven() -> None:
+    guard = Guard(window=8, sigma=6.0, rollback_after=3, max_rollbacks=1)
+    for _ in range(5):
+        guard.rolled_back()
+        assert [guard.judge(2.0, 1.0) for _ in range(8)] == [None] * 8
 
 
 @pytest.mark.parametrize("window", [0, 1, 2])

@@ -38,6 +38,8 @@ class Guard:
             self.losses.append(loss)
             self.norms.append(norm)
             self.refused_in_a_row = 0
+            if len(self.losses) == self.losses.maxlen:
+                self.rollbacks = 0  # a window of steps since the last one: that trouble is over
         else:
             self.refused_in_a_row += 1
         return reason
@@ -63,17 +65,21 @@ class Guard:
         """Count a rollback.
 
         Raises:
-            MeleteError: there were more than `max_rollbacks`.
+            MeleteError: there were more than `max_rollbacks`, and never a window of good steps between them.
         """
         self.rollbacks += 1
-        self.refused_in_a_row = 0
-        self.losses.clear()
-        self.norms.clear()
+        self.forget()
         if self.rollbacks > self.max_rollbacks:
             raise MeleteError(
                 f"training went back {self.max_rollbacks} times and keeps failing",
                 do="lower optimizer.learning_rate, or look at the skipped steps in events.jsonl",
             )
+
+    def forget(self) -> None:
+        """Learn anew what is usual."""
+        self.refused_in_a_row = 0
+        self.losses.clear()
+        self.norms.clear()
 
     def state(self) -> dict[str, object]:
         """Plain values for the checkpoint."""

@@ -212,7 +212,7 @@ class Trainer:
         if reason is not None:
             self.log.write("skip", step=step, reason=reason)
             if self.guard.must_roll_back:
-                self._roll_back(step)
+                self._roll_back(step, spike=math.isfinite(loss) and bool(torch.isfinite(norm)))
             return
         self.scale.update(True)
         if self.config.training.clip_norm:
@@ -226,10 +226,14 @@ class Trainer:
                 list(self.ema.values()), [p.detach() for p in self.masters.named.values()], weight
             )
 
-    def _roll_back(self, step: int) -> None:
+    def _roll_back(self, step: int, spike: bool) -> None:
         """Weights and optimiser back to the last checkpoint; the data goes on from here."""
-        self.guard.rolled_back()
         folder = checkpoints.newest(self.checkpoints, lambda text: self.log.write("note", text=text))
+        if folder is None and spike:
+            self.guard.forget()
+            self.log.write("note", text="no checkpoint to go back to: what was unusual is taken as usual now")
+            return
+        self.guard.rolled_back()
         if folder is None:
             raise MeleteError(
                 "the first steps failed and there is no checkpoint to go back to",
