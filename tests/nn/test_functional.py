@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import melete.nn.functional as functional
-from melete.nn.functional import linear_cross_entropy, rms_norm
+from melete.nn.functional import linear_cross_entropy, rms_norm, sampled_cross_entropy
 
 
 def example(dtype=torch.float64, rows=10, width=6, vocab=7):
@@ -90,6 +90,37 @@ def test_cross_entropy_follows_autocast() -> None:
     total.backward()
     assert total.item() == pytest.approx(expected.item(), rel=1e-2)
     assert weight.grad is not None and weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_cross_entropy_with_a_bias(small_blocks, z_loss: float) -> None:
+    hidden, weight, labels = example()
+    bias = torch.linspace(-1, 1, 7, dtype=torch.float64).requires_grad_()
+    labels[4] = -100
+    total, _ = linear_cross_entropy(hidden, weight, labels, bias=bias)
+    expected = F.cross_entropy(F.linear(hidden, weight, bias), labels, reduction="sum")
+    assert torch.allclose(total, expected)
+
+    def loss(hidden, weight, bias):
+        return linear_cross_entropy(hidden, weight, labels, bias=bias, z_loss=z_loss)
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
+
+
+def test_draws_follow_the_softmax_and_carry_no_gradient(small_blocks, monkeypatch) -> None:
+    monkeypatch.setattr(functional, "_BLOCK_ROWS", 1000)
+    one, weight, _ = example(rows=1)
+    hidden, labels = one.expand(200_000, -1), torch.zeros(200_000, dtype=torch.int64)
+    bias = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(1)
+    total, drawn = sampled_cross_entropy(hidden, weight, labels, bias=bias, rng=rng)
+    shares = drawn.bincount(minlength=7) / len(drawn)
+    assert (shares - F.linear(one, weight, bias).softmax(-1)).abs().max() < 0.004  # 3.6 standard errors
+    assert not drawn.requires_grad
+    assert torch.allclose(total, linear_cross_entropy(hidden, weight, labels, bias=bias)[0])
+    with torch.no_grad():
+        rng = torch.Generator().manual_seed(1)
+        assert torch.equal(sampled_cross_entropy(hidden, weight, labels, bias=bias, rng=rng)[1], drawn)
 
 
 def reference_norm(x, weight, eps):

@@ -31,6 +31,7 @@ class Batch:
         position_ids: position of the token inside its document, int64 (B, T).
         doc_starts: row and column of each document's first token, int64 (N, 2), for pooling.
         labels: target tensors by name; -100 is "no target".
+        token_type_ids: int64 (B, T), which segment of a pair a token is in; None is all 0.
     """
 
     input_ids: Tensor
@@ -38,6 +39,7 @@ class Batch:
     position_ids: Tensor
     doc_starts: Tensor
     labels: dict[str, Tensor] = field(default_factory=dict)
+    token_type_ids: Tensor | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[int] | Tensor], pad_id: int = 0, left: bool = False) -> Batch:
@@ -74,4 +76,5 @@ class Batch:
             position_ids=self.position_ids.to(device),
             doc_starts=self.doc_starts.to(device),
             labels={name: label.to(device) for name, label in self.labels.items()},
+            token_type_ids=None if self.token_type_ids is None else self.token_type_ids.to(device),
         )

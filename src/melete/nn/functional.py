@@ -19,19 +19,21 @@ def linear_cross_entropy(
     weight: Tensor,
     labels: Tensor,
     *,
+    bias: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of `hidden @ weight.T`, summed over rows, without ever holding all logits.
+    """Cross-entropy of `hidden @ weight.T + bias`, summed over rows, without ever holding all logits.
 
-    Works through blocks of rows; both gradients are formed in the same pass, so the backward pass only
+    Works through blocks of rows; all gradients are formed in the same pass, so the backward pass only
     multiplies them by a number.
 
     Args:
         hidden: (N, D).
         weight: the output matrix (V, D).
         labels: int64 (N,); rows with `ignore_index` are skipped.
+        bias: (V,).
         label_smoothing: share of the target spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         z_loss: factor of the squared log-normaliser (PaLM, Chowdhery et al. 2022, section 5).
 
@@ -39,35 +41,77 @@ def linear_cross_entropy(
         Two float32 scalars (float64 for float64 input), both differentiable: the SUM of the cross-entropy in
         nats, and `z_loss` times the SUM of squared log-normalisers.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
     if bool((labels == ignore_index).any()):
         rows = (labels != ignore_index).nonzero().squeeze(1)  # (N',)
         hidden, labels = hidden[rows], labels[rows]
+    loss, z, _ = _cross_entropy(hidden, weight, bias, labels, (label_smoothing, z_loss), None)
+    return loss, z
+
+
+def sampled_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, bias: Tensor | None = None, rng: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """The cross-entropy of `linear_cross_entropy`, and a token drawn from the softmax of the same logits.
+
+    A draw is the argmax of the logits plus Gumbel noise (Gumbel-max), here in its form without logarithms: the argmax of
+    the probabilities over standard exponential noise. No gradient goes through it.
+
+    Args:
+        hidden: (N, D).
+        weight: the output matrix (V, D).
+        labels: int64 (N,), all of them targets.
+        bias: (V,).
+        rng: generator of the noise, on the device of `hidden`; None is torch's own.
+
+    Returns:
+        The SUM of the cross-entropy in nats, float32 (float64 for float64 input); the draws, int64 (N,).
+    """
+    loss, _, drawn = _cross_entropy(hidden, weight, bias, labels, (0.0, 0.0), (rng,))
+    return loss, drawn
+
+
+def _cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    terms: tuple[float, float],
+    noise: tuple[torch.Generator | None] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     with_gradient = torch.is_grad_enabled()
-    return _LinearCrossEntropy.apply(hidden, weight, labels, label_smoothing, z_loss, with_gradient)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, terms, noise, with_gradient)  # pyright: ignore[reportReturnType]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float, z_loss: float, grad: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        factors: tuple[float, float],
+        noise: tuple[torch.Generator | None] | None,
+        grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        smoothing, z_loss = factors
         wide = torch.promote_types(hidden.dtype, torch.float32)
         rows = max(1, min(_BLOCK_ROWS, _BLOCK_NUMBERS // weight.shape[0]))
-        want_hidden, want_weight = (grad and need for need in ctx.needs_input_grad[:2])
-        terms = 2 if z_loss else 1
-        d_hidden = [torch.empty_like(hidden) for _ in range(terms)] if want_hidden else []
-        d_weight = [torch.zeros_like(weight, dtype=wide) for _ in range(terms)] if want_weight else []
+        wants = tuple(grad and need for need in ctx.needs_input_grad[:3])
+        gradients = _Gradients(hidden, weight, wants, 2 if z_loss else 1)
         loss, z = hidden.new_zeros(2, dtype=wide)
+        drawn = labels.new_zeros(labels.shape if noise is not None else 0)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], rows):
-                block, target = (
-                    hidden[start : start + rows],
-                    labels[start : start + rows, None],
-                )  # (N', D), (N', 1)
+                here = slice(start, start + rows)
+                block, target = hidden[here], labels[here, None]  # (N', D), (N', 1)
                 logits = (block @ weight.t()).to(wide)  # (N', V)
+                if bias is not None:
+                    logits += bias
                 log_norm = logits.logsumexp(-1, keepdim=True)  # (N', 1)
                 picked = logits.gather(1, target)
                 loss += (log_norm - (1.0 - smoothing) * picked).sum()
@@ -75,9 +119,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     loss -= smoothing * logits.mean(-1).sum()
                 if z_loss:
                     z += z_loss * log_norm.square().sum()
-                if not (want_hidden or want_weight):
+                if noise is None and not any(wants):
                     continue
                 probability = logits.sub_(log_norm).exp_()  # (N', V), in the memory of the logits
+                if noise is not None:
+                    exponential = torch.empty_like(probability).exponential_(generator=noise[0])
+                    drawn[here] = torch.div(probability, exponential, out=exponential).argmax(-1)
                 slopes = [probability]
                 if z_loss:
                     slopes.append((probability * log_norm.mul(2.0 * z_loss)).to(hidden.dtype))
@@ -85,22 +132,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     probability.sub_(smoothing / weight.shape[0])
                 probability.scatter_add_(1, target, probability.new_full(target.shape, smoothing - 1.0))
                 slopes[0] = probability.to(hidden.dtype)
-                for term, slope in enumerate(slopes):
-                    if want_hidden:
-                        torch.mm(slope, weight, out=d_hidden[term][start : start + rows])
-                    if want_weight:
-                        d_weight[term] += slope.t() @ block
-        ctx.wants, ctx.terms = (want_hidden, want_weight), terms
-        ctx.weight_dtype = weight.dtype
-        ctx.save_for_backward(*d_hidden, *d_weight)
-        return loss, z
+                gradients.add(here, block, weight, slopes)
+        ctx.wants, ctx.terms = wants, gradients.terms
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.save_for_backward(*gradients.hidden, *gradients.weight, *gradients.bias)
+        ctx.mark_non_differentiable(drawn)
+        return loss, z, drawn
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         saved = list(ctx.saved_tensors)
         gradients: list[Tensor | None] = []
-        for wanted in ctx.wants:
+        for wanted, dtype in zip(ctx.wants, ctx.dtypes, strict=True):
             if not wanted:
                 gradients.append(None)
                 continue
@@ -108,9 +152,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total = parts[0] * upstream[0]
             if ctx.terms == 2:
                 total += parts[1] * upstream[1]
-            gradients.append(total)
-        d_hidden, d_weight = gradients
-        return d_hidden, None if d_weight is None else d_weight.to(ctx.weight_dtype), None, None, None, None
+            gradients.append(total.to(dtype))
+        return *gradients, None, None, None, None
+
+
+class _Gradients:
+    """Slopes of each term, gathered block by block, for the inputs that want one."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, wants: tuple[bool, ...], terms: int) -> None:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.terms = terms
+        want_hidden, want_weight, want_bias = (range(terms if want else 0) for want in wants)
+        self.hidden = [torch.empty_like(hidden) for _ in want_hidden]
+        self.weight = [torch.zeros_like(weight, dtype=wide) for _ in want_weight]
+        self.bias = [weight.new_zeros(weight.shape[0], dtype=wide) for _ in want_bias]
+
+    def add(self, here: slice, block: Tensor, weight: Tensor, slopes: list[Tensor]) -> None:
+        """Take in the slopes (N', V) of the logits of one block, one tensor a term."""
+        for total, slope in zip(self.hidden, slopes, strict=False):
+            torch.mm(slope, weight, out=total[here])
+        for total, slope in zip(self.weight, slopes, strict=False):
+            total += slope.t() @ block
+        for total, slope in zip(self.bias, slopes, strict=False):
+            total += slope.sum(0, dtype=total.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
