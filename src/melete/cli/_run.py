@@ -89,11 +89,17 @@ def finish(
         else:
             say(configs.dump(config))
             for key, value in figures.items():
-                say(f"{key}: {value}")
+                say(f"{key.replace('_', ' ')}: {_readable(value)}")
         return
     from melete.training.run import start
 
     close(start(config, begun), as_json, begun)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float) and value >= 1e9:
+        return f"{value:.2e}"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def close(finished: Finished, as_json: bool, begun: float) -> None:
@@ -115,19 +121,15 @@ def close(finished: Finished, as_json: bool, begun: float) -> None:
 def _show(card: dict[str, Any]) -> None:
     """A line a model, the 5-gram's difference beside it, and below what all were measured on."""
     baseline = next((row["bits_per_byte"] for row in card["table"] if row["name"] == "5-gram"), None)
-    rows = [
-        (
-            "held-out text",
-            "bits/byte",
-            "nats/token",
-            "perplexity per word",
-            "beside the 5-gram" if baseline else "",
-        )
-    ]
+    words = "word_perplexity" in card["table"][0]
+    rows = [["held-out text", "bits/byte", "nats/token"]]
+    rows[0] += ["perplexity per word"] * words + ["beside the 5-gram"] * (baseline is not None)
     for row in card["table"]:
-        beside = f"{row['bits_per_byte'] / baseline - 1:+.1%}" if baseline and row["name"] != "5-gram" else ""
-        figures = (f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}", f"{row['word_perplexity']:,.2f}")
-        rows.append((row["name"], *figures, beside))
+        cells = [row["name"], f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}"]
+        cells += [f"{row['word_perplexity']:,.2f}"] if words else []
+        if baseline is not None:
+            cells.append("" if row["name"] == "5-gram" else f"{row['bits_per_byte'] / baseline - 1:+.1%}")
+        rows.append(cells)
     say(table(rows))
     score = card["table"][0]
     say(

@@ -164,7 +164,7 @@ def expected_loss(parameters: float, tokens: float, unique: float) -> float:
     """What a scaling law says of a model of this size after this many tokens; good for comparing sizes only.
 
     Hoffmann et al. 2022 ("Training Compute-Optimal Large Language Models", section D.3), with repeated tokens worth
-    less and less (Muennighoff et al. 2023, section 4: half-life of about 15 epochs).
+    less and less (Muennighoff et al. 2023, section 4: their worth falls by 1/e in about 15 epochs).
     """
     repeats = max(tokens / unique - 1.0, 0.0)
     effective = min(tokens, unique) + unique * 15.4 * (1.0 - math.exp(-repeats / 15.4))
@@ -191,6 +191,9 @@ def _settle(
         "training.steps": f"{steps:,}: {config.training.minutes:g} minutes at {best.rate:,.0f} tokens/s measured, "
         f"less {_RESERVE:.0%} for evaluation; {epochs:.1f} passes over the text",
     }
+    if context > 128 and not config.training.context_schedule:
+        changes["training.context_schedule"] = [(0.0, 128), (0.75, context)]
+        reasons["training.context_schedule"] = "128 tokens a row for three quarters: short rows learn sooner"
     if not fixed:
         changes["model.source"] = f"{family}:{best.preset}"
         reasons["model.source"] = f"{best.preset}: least expected loss in the time among " + ", ".join(
