@@ -53,6 +53,7 @@ def run_config(**changes: Any) -> RunConfig:
         "training.threads": 1,
         "training.eval_every": 0,
         "training.save_every": 0,
+        "optimizer.learning_rate": 3e-3,
     }
     return configs.change(
         RunConfig(), fields | {key.replace("__", "."): value for key, value in changes.items()}

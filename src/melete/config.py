@@ -287,7 +287,8 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         ("schedule.name", s.name, SCHEDULES),
     ):
         yield key, value, value in names, f"one of {', '.join(names)}"
-    yield "name", config.name, Path(config.name).name == config.name, "the name of a folder, without a path"
+    plain = Path(config.name).name == config.name != ".."
+    yield "name", config.name, plain, "the name of a folder, without a path"
     yield (
         "schedule.points",
         s.points,
