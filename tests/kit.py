@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
-from melete.models import build
+from melete.models import build, build_encoder
 from melete.models.base import Decoder
 
 VOCAB = 97
@@ -24,13 +24,33 @@ SIZES: dict[str, dict[str, Any]] = {
         "intermediate_size": 48,
     },
 }
-SPEC = {"gpt2": "gpt2:nano", "qwen3": "qwen3:nano"}
+ENCODER_SIZES: dict[str, dict[str, Any]] = {
+    "bert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    },
+}
 
 
 def tiny(family: str, *, seed: int = 0, init: str = "normal", **overrides: Any) -> Decoder:
     """A model of a few thousand weights, large enough that a wrong mask or position shows; in evaluation mode."""
     fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **SIZES[family], **overrides}
-    return build(SPEC[family], vocab_size=VOCAB, seed=seed, init=init, **fields).eval()
+    return build(f"{family}:nano", vocab_size=VOCAB, seed=seed, init=init, **fields).eval()
+
+
+def tiny_encoder(family: str, *, task: str | None = None, seed: int = 0, **overrides: Any) -> Any:
+    """An encoder as `tiny`; the task is the family's first unless given."""
+    fields = {
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.15,
+        **ENCODER_SIZES[family],
+        **overrides,
+    }
+    return build_encoder(
+        f"{family}:nano", task=task, vocab_size=VOCAB, seed=seed, init="normal", **fields
+    ).eval()
 
 
 def token_rows(*lengths: int, seed: int = 0, vocab: int = VOCAB) -> list[Tensor]:

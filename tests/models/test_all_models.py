@@ -11,13 +11,13 @@ import torch
 import kit
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models import FAMILIES, build, family, preset, presets, skeleton
+from melete.models import FAMILIES, build, causal_families, family, preset, presets, skeleton
 from melete.models.checkpoint import load_model, save_model
 
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(kit.SIZES))
 def model(request):
     return kit.tiny(request.param)
 
@@ -33,12 +33,13 @@ def part(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def test_every_family_is_in_the_kit_and_complete() -> None:
-    assert set(kit.SIZES) == set(FAMILIES)
+    assert {*kit.SIZES, *kit.ENCODER_SIZES} == set(FAMILIES)
+    assert set(kit.SIZES) == set(causal_families())
     for name in FAMILIES:
         module = family(name)
         assert module.Model.family == name
         assert {"nano", "tiny", "mini", "small"} <= set(presets(name))
-        assert module.HEADS["text-generation"] == module.CONFIG_KEYS.architecture
+        assert ("text-generation" in module.HEADS) == (name in causal_families())
 
 
 def test_presets_grow_and_have_the_published_sizes() -> None:

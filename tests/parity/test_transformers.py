@@ -9,7 +9,6 @@ import torch
 
 import kit
 from melete.data.batch import Batch
-from melete.models import FAMILIES
 from melete.models.checkpoint import load_model, save_model
 from melete.nn.functional import linear_cross_entropy
 
@@ -35,7 +34,7 @@ ROPE = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(kit.SIZES))
 def pair(request, tmp_path_factory):
     """Ours, saved, and opened by the class config.json names."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -103,7 +102,7 @@ def test_greedy_continuations_through_the_cache_are_equal(pair) -> None:
     assert torch.equal(ids, expected)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(kit.SIZES))
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_their_folder_loads_and_comes_back_the_same(family: str, tied: bool, tmp_path) -> None:
     config = {

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from melete.errors import InputError
 
 if TYPE_CHECKING:
-    from melete.models.base import Decoder, DecoderConfig
+    from melete.models.base import Decoder, Encoder, ModelConfig, Network
 
-# family -> module; the module has Config, Model, PRESETS, KEYS, CONFIG_KEYS, HEADS, INITIALISATION
+# family -> module; the module has Config, Model, PRESETS, KEYS, CONFIG_KEYS, HEADS, INITIALISATION, resize_context
 FAMILIES: dict[str, str] = {
     "gpt2": "melete.models.gpt2",
     "qwen3": "melete.models.qwen3",
+    "bert": "melete.models.bert",
 }
 
 
@@ -40,7 +41,14 @@ def presets(family_name: str) -> list[str]:
     return list(family(family_name).PRESETS)
 
 
-def preset(name: str, **overrides: Any) -> DecoderConfig:
+def causal_families() -> list[str]:
+    """The families that continue a text; the others read it in both directions."""
+    from melete.models.base import Decoder
+
+    return [name for name in FAMILIES if issubclass(family(name).Model, Decoder)]
+
+
+def preset(name: str, **overrides: Any) -> ModelConfig:
     """The config of `family:preset`, or of a family's "tiny", with fields replaced.
 
     Raises:
@@ -60,12 +68,43 @@ def preset(name: str, **overrides: Any) -> DecoderConfig:
     return make_config(module.Config, values | overrides, where=name)
 
 
-def skeleton(family_name: str, config: DecoderConfig) -> Decoder:
-    """A model without memory for its weights (device "meta"): shapes and parameter counts cost nothing."""
+def skeleton(family_name: str, config: ModelConfig, task: str | None = None) -> Network:
+    """A model without memory for its weights (device "meta"): shapes and parameter counts cost nothing.
+
+    Args:
+        task: a key of the family's `HEADS`; None is the first of them.
+
+    Raises:
+        InputError: the family has no head for this task.
+    """
     import torch
 
+    from melete.models.base import Decoder
+
+    module = family(family_name)
+    task = task or next(iter(module.HEADS))
+    if task not in module.HEADS:
+        raise InputError(f"{family_name} has no head for {task!r}", expected=_nearest(task, module.HEADS))
     with torch.device("meta"):
-        return family(family_name).Model(config)
+        return module.Model(config) if issubclass(module.Model, Decoder) else module.Model(config, task)
+
+
+def random_model(
+    family_name: str, config: ModelConfig, task: str | None = None, *, seed: int = 0, init: str | None = None
+) -> Network:
+    """A new model of this config, float32 on the CPU, in training mode; see `build`."""
+    from melete.nn.init import initialise
+
+    model = skeleton(family_name, config, task).to_empty(device="cpu")
+    initialise(
+        model,
+        init or family(family_name).INITIALISATION,
+        std=config.initializer_range,
+        seed=seed,
+        num_layers=config.num_hidden_layers,
+        residual=model.residual,
+    )
+    return model
 
 
 def build(
@@ -76,7 +115,7 @@ def build(
     init: str | None = None,
     **overrides: Any,
 ) -> Decoder:
-    """A new model with random weights, float32 on the CPU, in training mode.
+    """A new causal model with random weights, float32 on the CPU, in training mode.
 
     Args:
         name: "qwen3:tiny", or a family for its "tiny".
@@ -86,23 +125,47 @@ def build(
         overrides: config fields.
 
     Raises:
-        InputError: unknown family, preset, field or scheme.
+        InputError: unknown family, preset, field or scheme; a family that is not causal.
     """
-    from melete.nn.init import initialise
+    from melete.models.base import Decoder
 
-    if vocab_size is not None:
-        overrides["vocab_size"] = vocab_size
-    config = preset(name, **overrides)
-    module = family(name.partition(":")[0])
-    model = skeleton(module.Model.family, config).to_empty(device="cpu")
-    initialise(
-        model,
-        init or module.INITIALISATION,
-        std=config.initializer_range,
-        seed=seed,
-        num_layers=config.num_hidden_layers,
-        residual=model.residual,
-    )
+    family_name = name.partition(":")[0]
+    if not issubclass(family(family_name).Model, Decoder):
+        raise InputError(
+            f"{family_name} reads in both directions", expected=f"one of {', '.join(causal_families())}"
+        )
+    sizes = overrides if vocab_size is None else overrides | {"vocab_size": vocab_size}
+    model = random_model(family_name, preset(name, **sizes), seed=seed, init=init)
+    assert isinstance(model, Decoder)
+    return model
+
+
+def build_encoder(
+    name: str,
+    *,
+    task: str | None = None,
+    vocab_size: int | None = None,
+    seed: int = 0,
+    init: str | None = None,
+    **overrides: Any,
+) -> Encoder:
+    """A new encoder with random weights and the head of a task; otherwise as `build`.
+
+    Args:
+        task: a key of the family's `HEADS`; None is the first of them.
+
+    Raises:
+        InputError: as `build`; a family that is causal, or has no head for this task.
+    """
+    from melete.models.base import Encoder
+
+    family_name = name.partition(":")[0]
+    if not issubclass(family(family_name).Model, Encoder):
+        others = [other for other in FAMILIES if other not in causal_families()]
+        raise InputError(f"{family_name} is no encoder", expected=f"one of {', '.join(others)}")
+    sizes = overrides if vocab_size is None else overrides | {"vocab_size": vocab_size}
+    model = random_model(family_name, preset(name, **sizes), task, seed=seed, init=init)
+    assert isinstance(model, Encoder)
     return model
 
 

@@ -1,9 +1,11 @@
-"""What every decoder is, whatever its blocks: the contract the trainer, generation and evaluation rely on."""
+"""What every model is, whatever its blocks: the contract the trainer, generation and evaluation rely on."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import torch
@@ -18,8 +20,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
-class DecoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Sizes and switches of a decoder, in Hugging Face's words.
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every model has, in Hugging Face's words.
 
     Attributes:
         vocab_size: rows of the embedding.
@@ -28,10 +30,7 @@ class DecoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         num_attention_heads: query heads.
         max_position_embeddings: longest context.
         initializer_range: standard deviation of initial weights.
-        tie_word_embeddings: the output matrix is the embedding.
-        attention_dropout, hidden_dropout, embedding_dropout: on attention weights, on what a block adds, on the
-            embedding.
-        weight_dropout: DropConnect on the matrices of the blocks.
+        attention_dropout: on attention weights.
         bos_token_id, eos_token_id, pad_token_id: what `config.json` and `generation_config.json` say of them.
     """
 
@@ -41,14 +40,25 @@ class DecoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     num_attention_heads: Count
     max_position_embeddings: Count
     initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
     attention_dropout: Share = 0.0
-    hidden_dropout: Share = 0.0
-    embedding_dropout: Share = 0.0
-    weight_dropout: Share = 0.0
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+
+
+class DecoderConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes and switches of a decoder; see `ModelConfig`.
+
+    Attributes:
+        tie_word_embeddings: the output matrix is the embedding.
+        hidden_dropout, embedding_dropout: on what a block adds, on the embedding.
+        weight_dropout: DropConnect on the matrices of the blocks.
+    """
+
+    tie_word_embeddings: bool = True
+    hidden_dropout: Share = 0.0
+    embedding_dropout: Share = 0.0
+    weight_dropout: Share = 0.0
 
     @property
     def kv_heads(self) -> int:
@@ -61,18 +71,61 @@ class DecoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return self.hidden_size // self.num_attention_heads
 
 
-class Decoder(nn.Module):
-    """A causal language model: token ids to hidden states, and an output matrix.
+class EncoderConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes and switches of an encoder; see `ModelConfig`. The output matrix of a masked LM is its embedding."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model wears for a task.
+
+    Attributes:
+        architecture: the Hugging Face class that opens the folder.
+        parts: attribute of the model -> the module built from its config. The family's key table knows their
+            tensors, so that a part the task does not use is told from a stranger.
+    """
+
+    architecture: str
+    parts: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
+
+
+class Network(nn.Module):
+    """What decoders and encoders share.
 
     Attributes:
         family: name in `models.FAMILIES`.
         config: what it was built from.
+        task: which of the family's heads it wears.
         residual: names of the modules whose output is added to the residual stream, for initialisation.
     """
 
     family: ClassVar[str]
     residual: ClassVar[tuple[str, ...]]
+    config: Any  # a ModelConfig: decoders and encoders say which
+    task: str
+
+    def _checked_length(self, length: int) -> int:
+        longest = self.config.max_position_embeddings
+        if length > longest:
+            raise InputError(
+                f"a context of {length} tokens is longer than the model's",
+                expected=f"at most {longest} tokens",
+                do="shorten it, or load the model with a longer max_position_embeddings",
+            )
+        return length
+
+
+class Decoder(Network):
+    """A causal language model: token ids to hidden states, and an output matrix."""
+
     config: DecoderConfig
+    task = "text-generation"
 
     @abstractmethod
     def encode(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
@@ -111,12 +164,61 @@ class Decoder(nn.Module):
 
     def _context(self, batch: Batch, cache: KVCache | None) -> int:
         """Positions in play once this batch is read."""
-        length = batch.input_ids.shape[1] + (cache.length if cache is not None else 0)
-        longest = self.config.max_position_embeddings
-        if length > longest:
+        return self._checked_length(batch.input_ids.shape[1] + (cache.length if cache is not None else 0))
+
+
+class Encoder(Network):
+    """Reads a text in both directions: token ids to hidden states, and the head of one task.
+
+    A head may read a few positions only, so `encode` stops before it. `mlm_hidden`, `mlm_weight` and `mlm_bias` are
+    a masked language model's: its logits are `mlm_hidden(hidden) @ mlm_weight.T + mlm_bias`.
+    """
+
+    config: EncoderConfig
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """Hidden states of the last layer, (B, T, D).
+
+        Raises:
+            InputError: a document longer than the model's context.
+        """
+
+    @abstractmethod
+    def mlm_hidden(self, hidden: Tensor) -> Tensor:
+        """What meets the output matrix, at the positions given: (..., D) -> (..., E).
+
+        Raises:
+            InputError: the model wears no masked-language-model head; so do the next two.
+        """
+
+    @property
+    @abstractmethod
+    def mlm_weight(self) -> Tensor:
+        """The output matrix (V, E): the embedding."""
+
+    @property
+    @abstractmethod
+    def mlm_bias(self) -> Tensor:
+        """Added to the logits, (V,)."""
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of what may stand at each position: (..., D) -> (..., V)."""
+        return F.linear(self.mlm_hidden(hidden), self.mlm_weight, self.mlm_bias)
+
+    def _context(self, batch: Batch) -> int:
+        """Positions in play: those of the longest document, as a packed row may hold more than a context."""
+        return self._checked_length(int(batch.position_ids.max()) + 1)
+
+    def _part(self, name: str) -> Any:
+        """A module of the head.
+
+        Raises:
+            InputError: the head of this task does not have it.
+        """
+        if name not in self._modules:
             raise InputError(
-                f"a context of {length} tokens is longer than the model's",
-                expected=f"at most {longest} tokens",
-                do="shorten it, or load the model with a longer max_position_embeddings",
+                f"a {self.family} model for {self.task} has no `{name}` head",
+                do="build or load it with a task that has one",
             )
-        return length
+        return self._modules[name]

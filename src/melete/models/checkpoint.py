@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from melete.errors import InputError, StorageError
-from melete.models import FAMILIES, family, skeleton
-from melete.models.base import Decoder, DecoderConfig
+from melete.models import FAMILIES, causal_families, family, random_model, skeleton
+from melete.models.base import Decoder, Encoder, Head, ModelConfig, Network
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -41,9 +41,9 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
 def save_model(
-    folder: Path, model: Decoder, *, tokenizer: Path | None, state_dict: Mapping[str, Tensor] | None = None
+    folder: Path, model: Network, *, tokenizer: Path | None, state_dict: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` opens. Each file appears whole or not at all.
+    """Write a folder that the task's Hugging Face class opens. Each file appears whole or not at all.
 
     Args:
         folder: made if it does not exist.
@@ -58,7 +58,10 @@ def save_model(
     tensors = module.KEYS.export_tensors(model.state_dict() if state_dict is None else state_dict)
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    config = module.CONFIG_KEYS.export_config(model.config) | {"dtype": dtype}
+    config = module.CONFIG_KEYS.export_config(model.config) | {
+        "architectures": [module.HEADS[model.task].architecture],
+        "dtype": dtype,
+    }
     specials = {
         name: config[name]
         for name in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -67,7 +70,8 @@ def save_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / CONFIG, config)
-        _write_json(folder / GENERATION, specials)
+        if isinstance(model, Decoder):
+            _write_json(folder / GENERATION, specials)
         if tokenizer is not None and tokenizer != folder:
             for name in TOKENIZER_FILES:
                 if (tokenizer / name).is_file():
@@ -83,7 +87,7 @@ def save_model(
 def load_model(
     folder: Path, *, max_position_embeddings: int | None = None, rope_scaling: str | None = None
 ) -> Decoder:
-    """A model from a folder in the Hugging Face layout: float32, on the CPU, in evaluation mode.
+    """A causal model from a folder in the Hugging Face layout: float32, on the CPU, in evaluation mode.
 
     Args:
         folder: see `locate`.
@@ -94,26 +98,61 @@ def load_model(
     Raises:
         InputError: no model there, or its files contradict one another; the line names the file and the key.
     """
+    model = _load(folder, None, max_position_embeddings, rope_scaling)
+    if not isinstance(model, Decoder):
+        raise InputError(
+            f"a {model.family} model reads in both directions, and continuing a text needs a causal one",
+            where=str(folder),
+            expected=" or ".join(causal_families()),
+        )
+    return model
+
+
+def load_encoder(
+    folder: Path,
+    *,
+    task: str | None = None,
+    max_position_embeddings: int | None = None,
+    rope_scaling: str | None = None,
+) -> Encoder:
+    """An encoder from a folder in the Hugging Face layout; otherwise as `load_model`.
+
+    Args:
+        task: the head it shall wear; None is that of the class config.json names, else the family's first. A head
+            that the folder lacks starts from random weights; one that the task does not use is left out: a line is
+            printed of either.
+
+    Raises:
+        InputError: as `load_model`; a causal model, or no head for this task.
+    """
+    model = _load(folder, task, max_position_embeddings, rope_scaling)
+    if not isinstance(model, Encoder):
+        raise InputError(f"a {model.family} model is no encoder", where=str(folder))
+    return model
+
+
+def _load(folder: Path, task: str | None, length: int | None, rope_scaling: str | None) -> Network:
     values = _read_json(folder / CONFIG)
     module = _family_of(values, folder / CONFIG)
     config = module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
-    shapes = {
-        name: tensor.shape for name, tensor in skeleton(module.Model.family, config).state_dict().items()
-    }
-    tensors, where = _read_tensors(folder)
+    name, task = module.Model.family, task or _task_of(module.HEADS, values)
+    shapes = {key: tensor.shape for key, tensor in skeleton(name, config, task).state_dict().items()}
+    tensors, where = _read_tensors(folder, module.HEADS[task].architecture)
     state = module.KEYS.import_tensors(tensors, shapes, where)
-    state = {name: tensor.float().contiguous() for name, tensor in state.items()}
-    if max_position_embeddings is not None or rope_scaling is not None:
-        length = max_position_embeddings or config.max_position_embeddings
-        config, state = module.resize_context(config, state, length, rope_scaling)
-    model = skeleton(module.Model.family, config)
+    if len(state) < len(shapes):  # a new head
+        state = random_model(name, config, task).state_dict() | state
+    state = {key: tensor.float().contiguous() for key, tensor in state.items()}
+    if length is not None or rope_scaling is not None:
+        longest = length or config.max_position_embeddings
+        config, state = module.resize_context(config, state, longest, rope_scaling)
+    model = skeleton(name, config, task)
     model.load_state_dict(state, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()
 
 
-def load_config(folder: Path) -> DecoderConfig:
+def load_config(folder: Path) -> ModelConfig:
     """The config of a model folder, without its weights.
 
     Raises:
@@ -175,7 +214,16 @@ def _family_of(values: Mapping[str, Any], where: Path) -> Any:
     return family(str(name))
 
 
-def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], str]:
+def _task_of(heads: Mapping[str, Head], values: Mapping[str, Any]) -> str:
+    """The task of the class that config.json names; the family's first where we have no head for that class."""
+    named = values.get("architectures")
+    for task, head in heads.items():
+        if named == [head.architecture]:
+            return task
+    return next(iter(heads))
+
+
+def _read_tensors(folder: Path, architecture: str) -> tuple[dict[str, Tensor], str]:
     """All tensors of a folder under the names in its files, and the file to name in errors."""
     if (folder / WEIGHTS).is_file():
         return _read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS)
@@ -195,7 +243,7 @@ def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], str]:
             f"{pickled[0]} is a pickle, which can run code, and there is no {WEIGHTS}",
             where=str(folder),
             do="convert it once with transformers: "
-            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
+            f"{architecture}.from_pretrained(folder).save_pretrained(new_folder)",
         )
     raise InputError(f"no {WEIGHTS}", where=str(folder))
 

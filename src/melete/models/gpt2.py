@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models.base import Count, Decoder, DecoderConfig
+from melete.models.base import Count, Decoder, DecoderConfig, Head
 from melete.models.keymap import ConfigTable, KeyTable
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
@@ -176,7 +176,6 @@ KEYS = KeyTable(
 
 CONFIG_KEYS = ConfigTable(
     model_type="gpt2",
-    architecture="GPT2LMHeadModel",
     names=(
         ("vocab_size", "vocab_size"),
         ("hidden_size", "n_embd"),
@@ -230,7 +229,7 @@ CONFIG_KEYS = ConfigTable(
 INITIALISATION = "scaled-normal"
 
 # task -> the Hugging Face class that opens the folder
-HEADS = {"text-generation": "GPT2LMHeadModel"}
+HEADS = {"text-generation": Head("GPT2LMHeadModel")}
 
 
 def resize_context(

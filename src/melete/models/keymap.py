@@ -7,7 +7,7 @@ names it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,11 +15,12 @@ import msgspec
 import torch
 from torch import Tensor
 
+from melete.console import say
 from melete.errors import InputError
-from melete.models.base import DecoderConfig
+from melete.models.base import ModelConfig
 from melete.nn.positions import RopeParameters
 
-AnyConfig = TypeVar("AnyConfig", bound=DecoderConfig)
+AnyConfig = TypeVar("AnyConfig", bound=ModelConfig)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class KeyTable:
         tied: (theirs, theirs): the first is the second where the model ties them; a file may hold both.
         optional_prefix: may be missing from every one of their names in a file.
         ignored: their names that carry nothing.
+        heads: parts of our names (what stands before the first dot) that only some tasks use.
+        renamed: (end of their names in old files, end of theirs now).
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -39,6 +42,8 @@ class KeyTable:
     tied: tuple[tuple[str, str], ...] = ()
     optional_prefix: str = ""
     ignored: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def our_name(self, theirs: str) -> str | None:
         """Our name of one of their tensors; None if the table does not know it."""
@@ -61,6 +66,9 @@ class KeyTable:
     ) -> dict[str, Tensor]:
         """Their tensors under our names.
 
+        Heads that the file has and the model does not are left out, heads that the model has and the file does not
+        are missing from what is returned: a line is printed of either.
+
         Args:
             tensors: as they stand in the file.
             shapes: what our model expects, by our names.
@@ -70,13 +78,17 @@ class KeyTable:
             InputError: tensors are left over or missing, a shape is not what the config says, or two tied tensors
                 differ.
         """
-        tensors = self._with_prefix(tensors)
+        tensors = self._with_prefix({self._new_name(name): tensor for name, tensor in tensors.items()})
         state: dict[str, Tensor] = {}
         unknown: list[str] = []
+        worn = {_part(name) for name in shapes}.intersection(self.heads)
+        unused: set[str] = set()
         for theirs, tensor in tensors.items():
             ours = self.our_name(theirs)
             if ours is not None and ours in shapes:
                 state[ours] = self._checked(ours, theirs, tensor, shapes[ours], where)
+            elif ours is not None and _part(ours) in self.heads and _part(ours) not in worn:
+                unused.add(_part(ours))
             elif not self._is_copy(theirs, tensors, where) and not _matches(theirs, self.ignored):
                 unknown.append(theirs)
         if unknown:
@@ -85,10 +97,21 @@ class KeyTable:
                 where=where,
                 expected="the tensors config.json describes",
             )
-        missing = [self.their_name(name) for name in shapes if name not in state]
+        new = worn - {_part(name) for name in state}
+        missing = [self.their_name(name) for name in shapes if name not in state and _part(name) not in new]
         if missing:
             raise InputError(f"{len(missing)} tensors are missing ({_some(missing)})", where=where)
+        if unused:
+            say(f"{where}: left out what this task does not use: {', '.join(sorted(unused))}")
+        if new:
+            say(f"{where}: not in there, so it starts from random weights: {', '.join(sorted(new))}")
         return state
+
+    def _new_name(self, theirs: str) -> str:
+        for old, new in self.renamed:
+            if theirs.endswith(old):
+                return theirs.removesuffix(old) + new
+        return theirs
 
     def _with_prefix(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         prefix = self.optional_prefix
@@ -131,26 +154,27 @@ class ConfigTable:
     nothing. Otherwise a model that computes something else could load without a word.
 
     Attributes:
-        model_type, architecture: what the file calls the family, and the class that opens the folder.
+        model_type: what the file calls the family.
         names: (ours, theirs).
         defaults: what their class takes for a key that is missing; a key without one must be there.
         fixed: their keys whose value our arithmetic fixes: the values accepted, the first of them written.
         extras: our fields they have no word for; written under our name, and only when not zero.
         ignored: their keys that do not change what the model computes.
+        older: rewrites the keys of older versions into those of today, in place.
     """
 
     model_type: str
-    architecture: str
     names: tuple[tuple[str, str], ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
     ignored: frozenset[str] = frozenset()
+    older: Callable[[dict[str, Any]], None] | None = None
 
-    def export_config(self, config: DecoderConfig) -> dict[str, Any]:
+    def export_config(self, config: ModelConfig) -> dict[str, Any]:
         """The family's part of `config.json`."""
         ours = msgspec.to_builtins(config)
-        values = {"architectures": [self.architecture], "model_type": self.model_type}
+        values: dict[str, Any] = {"model_type": self.model_type}
         values |= {theirs: ours[name] for name, theirs in self.names}
         values |= {theirs: accepted[0] for theirs, accepted in self.fixed.items()}
         values |= {name: ours[name] for name in self.extras if ours[name]}
@@ -165,6 +189,8 @@ class ConfigTable:
             InputError: a key is missing, unknown, of the wrong type, or asks for arithmetic that is not ours.
         """
         values = dict(values)
+        if self.older is not None:
+            self.older(values)
         if "rope_parameters" in dict(self.names):
             values["rope_parameters"] = _import_rope(values, where)
         for key, accepted in self.fixed.items():
@@ -237,6 +263,15 @@ def _import_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
     if rope["rope_type"] == "yarn":
         rope.setdefault("original_max_position_embeddings", values.get("max_position_embeddings"))
     return {key: value for key, value in rope.items() if value is not None}
+
+
+def with_bias(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """The names of layers as those of their `weight` and `bias`."""
+    return tuple((f"{a}.{kind}", f"{b}.{kind}") for a, b in pairs for kind in ("weight", "bias"))
+
+
+def _part(ours: str) -> str:
+    return ours.partition(".")[0]
 
 
 def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:

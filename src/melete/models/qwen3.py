@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.models.base import Count, Decoder, DecoderConfig
+from melete.models.base import Count, Decoder, DecoderConfig, Head
 from melete.models.keymap import ConfigTable, KeyTable
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
@@ -210,7 +210,6 @@ KEYS = KeyTable(
 
 CONFIG_KEYS = ConfigTable(
     model_type="qwen3",
-    architecture="Qwen3ForCausalLM",
     names=(
         ("vocab_size", "vocab_size"),
         ("hidden_size", "hidden_size"),
@@ -252,7 +251,7 @@ CONFIG_KEYS = ConfigTable(
 INITIALISATION = "zero-residual"
 
 # task -> the Hugging Face class that opens the folder
-HEADS = {"text-generation": "Qwen3ForCausalLM"}
+HEADS = {"text-generation": Head("Qwen3ForCausalLM")}
 
 
 def resize_context(

@@ -20,7 +20,7 @@ class Mask:
 
     Attributes:
         plain: one document a row and no padding, in the cache too.
-        causal: `plain`, and the queries are the keys: attention needs no tensor for its mask.
+        causal: `plain`, the queries are the keys, and see backwards only: attention needs no tensor for its mask.
         allowed: bool (B, 1, T, S), True where the key may be seen; None: as `causal` says, else every key.
     """
 
@@ -64,6 +64,26 @@ def document_mask(doc_ids: Tensor, cache: KVCache | None = None) -> Mask:
     same = doc_ids[:, :, None] == keys[:, None, :]  # (B, T, S)
     earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril_(past)  # (T, S)
     return Mask(plain, allowed=(same & earlier)[:, None])  # (B, 1, T, S)
+
+
+def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
+    """A token sees its own document in both directions; padding sees padding, as in `document_mask`.
+
+    Args:
+        doc_ids: int32 (B, T), see `Batch`.
+        window: sees no further than this many tokens to either side; None: the whole document.
+    """
+    length = doc_ids.shape[1]
+    if window is not None and window >= length - 1:
+        window = None
+    plain = bool((doc_ids == 1).all())
+    if plain and window is None:
+        return Mask(plain)
+    allowed = doc_ids[:, :, None] == doc_ids[:, None, :]  # (B, T, T)
+    if window is not None:
+        columns = torch.arange(length, device=doc_ids.device)
+        allowed &= (columns[:, None] - columns).abs() <= window
+    return Mask(plain, allowed=allowed[:, None])  # (B, 1, T, T)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
