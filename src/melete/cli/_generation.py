@@ -29,9 +29,8 @@ _SETTINGS: list[tuple[str, type, str]] = [
 
 def generation_options(command: Command) -> Command:
     """Add an option for each setting, where to compute, and the size of the context."""
-    command = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")(
-        command
-    )
+    device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+    command = device(command)
     command = click.option(
         "--rope-scaling",
         type=click.Choice(["linear", "yarn"]),

@@ -76,9 +76,10 @@ class _Chat:
 
     def run(self) -> None:
         """Read lines until the person leaves."""
+        prompt = "> " if sys.stdin.isatty() else ""
         while True:
             try:
-                line = input("> ")
+                line = input(prompt)
             except KeyboardInterrupt:
                 say("\n(Ctrl-D leaves)")
                 continue

@@ -86,7 +86,7 @@ def inspect(source: tuple[str, ...], text_column: str | None, max_line_bytes: in
     from melete.data.readers import read_documents
 
     parts: dict[str, TextReport] = {}
-    if any(name in (*NAMED, STDLIB) for name in source):
+    if any(name in (*NAMED, STDLIB) or not (name == "-" or Path(name).exists()) for name in source):
         named = resolve(source, text_column=text_column, max_line_bytes=max_line_bytes)
         for note in named.notes:
             say(note)
@@ -190,8 +190,8 @@ def prepare(
             "tokens": len(corpus),
         }
         say(
-            f"{corpus.folder}: {corpus.documents:,} documents, {corpus.num_bytes:,} bytes, {len(corpus):,} tokens "
-            f"({corpus.num_bytes / len(corpus):.2f} bytes each)"
+            f"{part}: documents {corpus.documents:,}, bytes {corpus.num_bytes:,}, tokens {len(corpus):,} "
+            f"({corpus.num_bytes / len(corpus):.2f} bytes each), in {corpus.folder}"
         )
     if as_json:
         click.echo(json.dumps(figures))

@@ -45,4 +45,4 @@ def command(as_json: bool) -> None:
     click.echo(table(rows))
     for advice in facts.advice:
         click.echo(f"\n- {advice.what}: {advice.why}\n  {advice.do}")
-    say("\nNext: melete demo")
+    say("next: melete demo")

@@ -64,7 +64,7 @@ def command(model: str, prompt: str | None, prompt_file: str | None, as_json: bo
         click.echo(
             json.dumps({"model": model, "prompt": text, "samples": samples, **figures}, ensure_ascii=False)
         )
-    say(f"{sum(tokens)} tokens in {seconds:.1f} s, {rate:.1f} tokens/s")
+    say(f"{sum(tokens)} tokens in {seconds:.2f} s, {rate:,.0f} tokens/s")
     say(f"next: melete chat {shlex.quote(model)}   (another text: --seed {settings.seed + 1})")
 
 

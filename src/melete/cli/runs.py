@@ -51,7 +51,7 @@ def command(context: click.Context, folder: Path, as_json: bool) -> None:
             if last.state in ("stopped", "interrupted")
             else f"melete chat {last.path}"
         )
-        say(f"\nNext: {follow}")
+        say(f"next: {follow}")
 
 
 @command.command()
@@ -83,7 +83,7 @@ def compare(folder: Path, runs: tuple[str, ...], as_json: bool) -> None:
         click.echo("\n" + table([["differs in", *(run.name for run in summaries)], *rows]))
     else:
         click.echo("\nTheir configs are the same.")
-    say(f"\nNext: melete report {summaries[0].path}")
+    say(f"next: melete report {summaries[0].path}")
 
 
 def _summaries(runs: list[RunSummary]) -> str:
@@ -109,4 +109,7 @@ def _row(run: RunSummary) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    return "-" if value is None else str(value)
+    """A config value as it is typed; a key that a run does not have is a dash."""
+    if value is None or isinstance(value, str):
+        return "-" if value is None else value
+    return json.dumps(value, ensure_ascii=False)

@@ -133,8 +133,10 @@ def split_documents(documents: Documents, valid_fraction: float, seed: int) -> S
     share = valid.bytes / (train.bytes + valid.bytes)
     note = (
         f"held out {valid.documents:,} of {survey.documents:,} documents ({valid.bytes:,} bytes, {share:.1%}), "
-        f"by content hash, seed {seed}; {survey.duplicates:,} duplicates, each on the side of its first"
+        f"by content hash, seed {seed}"
     )
+    if survey.duplicates:
+        note += f"; {survey.duplicates:,} duplicates, each on the side of its first"
     if rule.large:
         note += f"; a document of more than {rule.large:,} bytes is cut at a line end, and its end held out"
     parts = (

@@ -68,7 +68,11 @@ def _json(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+        raise InputError(
+            f"broken JSON: {error.msg}",
+            where=f"{path}:{error.lineno}",
+            expected="a tokenizer folder or tokenizer.json",
+        ) from None
 
 
 def _config(folder: Path) -> dict[str, Any]:

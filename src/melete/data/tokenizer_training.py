@@ -57,7 +57,7 @@ def train(
         pieces, characters = sample(texts, SAMPLE, _memory_unigram if kind == "unigram" else _memory)
         if not pieces:
             raise InputError("no text to train a tokenizer on")
-        say(f"training a {kind} tokenizer on {characters / 1e6:,.1f} million characters")
+        say(f"training a {kind} tokenizer on {characters:,} characters")
         tokenizer, config = _LEARNERS[kind](pieces, vocab_size, special_tokens, lowercase)
     found = tokenizer.get_vocab_size()
     if found > vocab_size:
@@ -66,7 +66,7 @@ def train(
             where="vocab_size",
             expected=f"at least {found}",
         )
-    if found < vocab_size:
+    if found < vocab_size and kind not in ("char", "word"):  # for these the size is only a limit
         say(f"the text yields only {found} tokens of the {vocab_size} asked for: the vocabulary is {found}")
     return _as_text(tokenizer, special_tokens), config | {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -98,10 +98,7 @@ def sample(texts: Iterable[str], most: int, weigh: Callable[[str], int] = len) -
                 stride *= 2
     characters = sum(map(len, kept))
     if stride > 1:
-        say(
-            f"looking at {characters / 1e6:,.1f} of {total / 1e6:,.1f} million characters: "
-            f"1 piece in {stride}, evenly over the text"
-        )
+        say(f"looking at {characters:,} of {total:,} characters: 1 piece in {stride}, evenly over the text")
     return kept, characters
 
 
