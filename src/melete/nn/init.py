@@ -30,7 +30,8 @@ def initialise(
 
     Args:
         scheme: scaled-normal is GPT-2's (Radford et al. 2019, section 2.3); zero-residual starts every block as
-            the identity, and its embedding wide, so that short runs need not first grow it; xavier: Glorot and Bengio 2010; kaiming: He et al. 2015; orthogonal: Saxe et al. 2013.
+            the identity, and its embedding wide, so that short runs need not first grow it; xavier: Glorot and Bengio
+            2010; kaiming: He et al. 2015; orthogonal: Saxe et al. 2013.
         residual: names of the modules whose output is added to the residual stream.
 
     Raises:
