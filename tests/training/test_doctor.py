@@ -25,7 +25,7 @@ HEALTHY = Examination(
     memory_gib=32.0,
     memory_free_gib=20.0,
     disk_free_gib=100.0,
-    extras={"parquet": True, "fast-bpe": True, "plots": True},
+    extras={"parquet": True, "fast-bpe": True},
     gflops={"float32": 100.0, "bfloat16": 1000.0},
 )
 

@@ -22,7 +22,6 @@ GIB = 2**30
 EXTRAS = {
     "parquet": ("pyarrow", "Parquet files cannot be read"),
     "fast-bpe": ("tiktoken", "byte-level BPE is tokenised at about half the speed"),
-    "plots": ("matplotlib", "no figures as files; the page of a run needs none"),
 }
 # Share of the measured matrix-product speed that training a small model reaches.
 TYPICAL_SHARE = 0.4
