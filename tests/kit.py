@@ -31,6 +31,20 @@ ENCODER_SIZES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 48,
     },
+    "modernbert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,  # everything, a window, a window, everything
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "local_attention": 8,
+    },
+    "electra": {
+        "embedding_size": 24,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    },
 }
 
 

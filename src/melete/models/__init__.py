@@ -17,6 +17,8 @@ FAMILIES: dict[str, str] = {
     "gpt2": "melete.models.gpt2",
     "qwen3": "melete.models.qwen3",
     "bert": "melete.models.bert",
+    "modernbert": "melete.models.modernbert",
+    "electra": "melete.models.electra",
 }
 
 

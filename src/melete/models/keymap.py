@@ -180,6 +180,10 @@ class ConfigTable:
         values |= {name: ours[name] for name in self.extras if ours[name]}
         if isinstance(rope := getattr(config, "rope_parameters", None), RopeParameters):
             values |= _export_rope(rope)
+        elif isinstance(rope, msgspec.Struct):  # of each kind of layer
+            values["rope_parameters"] = {
+                kind: _rope_values(getattr(rope, kind)) for kind in rope.__struct_fields__
+            }
         return values
 
     def import_config(self, kind: type[AnyConfig], values: Mapping[str, Any], where: str) -> AnyConfig:
@@ -239,7 +243,7 @@ def make_config(kind: type[AnyConfig], values: Mapping[str, Any], where: str = "
 
 def _export_rope(rope: RopeParameters) -> dict[str, Any]:
     # transformers 5 reads rope_parameters; older readers (vLLM, llama.cpp's converter) the two other keys
-    new = {"rope_theta": rope.rope_theta, "rope_type": rope.rope_type, **msgspec.to_builtins(rope)}
+    new = _rope_values(rope)
     old = (
         {key: value for key, value in new.items() if key != "rope_theta"}
         if rope.rope_type != "default"
@@ -248,10 +252,20 @@ def _export_rope(rope: RopeParameters) -> dict[str, Any]:
     return {"rope_parameters": new, "rope_theta": rope.rope_theta, "rope_scaling": old}
 
 
+def _rope_values(rope: RopeParameters) -> dict[str, Any]:
+    return {"rope_theta": rope.rope_theta, "rope_type": rope.rope_type, **msgspec.to_builtins(rope)}
+
+
 def _import_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
     theta = values.pop("rope_theta", None)
     old = values.pop("rope_scaling", None) or {}
     rope = dict(values.pop("rope_parameters", None) or old)
+    if any(isinstance(part, dict) for part in rope.values()):  # of each kind of layer
+        context = values.get("max_position_embeddings")
+        return {
+            kind: _import_rope({"rope_parameters": part, "max_position_embeddings": context}, where)
+            for kind, part in rope.items()
+        }
     rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type", "default")
     if rope["rope_type"] not in ("default", "linear", "yarn"):
         raise InputError(
