@@ -231,6 +231,13 @@ def test_the_table_of_characters_gives_the_same_ids(trained: dict[str, Tokenizer
     assert agrees(characters.encoder, characters.reference, HARD + PROSE)
 
 
+def test_a_character_text_may_hold_any_number_of_symbols() -> None:
+    tokenizer = Tokenizer.train(["ab <unk> <unk>s\n"], "char", 50, ["<unk>", "<unk>s"])
+    text = "a <unk>b<unk>s <|endoftext|>" * 3000  # WikiText-2 is one document with 54,000 <unk>
+    assert tokenizer.encoder.name == "table"
+    assert tokenizer.encode_batch([text, ""])[0].tolist() == tokenizer.encode(text)
+
+
 def test_encode_batch_of_nothing(bpe: Tokenizer) -> None:
     assert bpe.encode_batch([]) == []
     assert [ids.dtype for ids in bpe.encode_batch(["", "a"])] == [np.dtype(np.int64)] * 2

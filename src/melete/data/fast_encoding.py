@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -114,12 +115,18 @@ def _table(values: dict[str, Any]) -> Encoder:
             table[ord(token)] = id_
     added = {token["content"]: np.array([token["id"]], np.uint32) for token in values["added_tokens"]}
 
+    longest_first = sorted(added, key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
     def one(text: str) -> np.ndarray:
-        first = min((at for token in added if (at := text.find(token)) >= 0), default=-1)
-        if first < 0:
-            return table[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
-        found = max((token for token in added if text.startswith(token, first)), key=len)
-        return np.concatenate([one(text[:first]), added[found], one(text[first + len(found) :])])
+        parts, start = [], 0
+        for found in special.finditer(text):
+            parts += [plain(text[start : found.start()]), added[found.group()]]
+            start = found.end()
+        return np.concatenate([*parts, plain(text[start:])])
+
+    def plain(text: str) -> np.ndarray:
+        return table[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
 
     return Encoder("table", "one token a character", lambda texts: _join([one(text) for text in texts]))
 
