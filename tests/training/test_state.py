@@ -49,6 +49,14 @@ def two(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_copy_of_a_checkpoint_is_left_alone(two: Path) -> None:
+    copy = shutil.copytree(two / state.name_of(2), two / f"{state.name_of(2)} before the crash")
+    assert state.steps_in(two) == [1, 2]
+    assert state.newest(two, pytest.fail) == two / state.name_of(2)
+    state.rotate(two, [1])
+    assert number_in(copy) == 2
+
+
 class Killed(BaseException):
     """The process is gone: nothing that comes after runs, cleaning up included."""
 

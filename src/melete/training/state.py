@@ -186,7 +186,12 @@ def average(folders: Iterable[Path], load: Callable[[Path], dict[str, Tensor]]) 
 
 
 def _all(checkpoints: Path) -> list[Path]:
-    return sorted(path for path in checkpoints.glob(f"{PREFIX}*") if path.is_dir())
+    """In order of their steps; a copy that a person made (`step-00000500 old`) is none of ours."""
+    return sorted(
+        path
+        for path in checkpoints.glob(f"{PREFIX}*")
+        if path.is_dir() and path.name.removeprefix(PREFIX).isdecimal()
+    )
 
 
 def _hash(path: Path) -> str:
