@@ -112,6 +112,15 @@ def test_page_shows_the_run(run: Path) -> None:
         assert shown in text
 
 
+def test_a_model_whose_name_sounds_like_the_baseline_is_none(run: Path) -> None:
+    table = [
+        {"name": "models/program", "bits_per_byte": 1.2},
+        {"name": "5-gram", "bits_per_byte": 1.6},
+    ]
+    write_events(run, [START, step(0), {"event": "result", "table": table}])
+    assert "25.0% fewer bits per byte than 5-gram" in Page(render_report(run)).text
+
+
 def test_without_a_result_the_last_samples_are_the_completions(run: Path) -> None:
     drawn = [{"event": "sample", "step": at, "prompt": "a", "text": f"text {at}"} for at in (10, 20)]
     write_events(run, [START, step(0), *drawn])

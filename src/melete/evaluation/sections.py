@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from html import escape as esc
 from pathlib import Path
@@ -78,9 +79,7 @@ def _duration_zh(seconds: float) -> str:
 
 def _baseline(table: list[Event]) -> dict[str, Any] | None:
     """The row that the others are held against: the n-gram's, in a table of more than one."""
-    grams = [
-        row for row in table if "gram" in str(row.get("name", "")) and "+" not in str(row.get("name", ""))
-    ]
+    grams = [row for row in table if re.fullmatch(r"\d+-gram", str(row.get("name", "")))]
     return grams[0] if grams and len(table) > 1 else None
 
 
