@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from launcher import Launcher
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +49,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_model_folder(model_folder: Path, tmp_path: Path) -> Path:
     """A copy of `model_folder` that a test may damage."""
     return shutil.copytree(model_folder, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Starts whole `melete` processes quickly; its own start is paid once."""
+    with Launcher() as launcher:
+        yield launcher

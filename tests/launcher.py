@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,18 @@ class Done:
 
 
 class Launcher:
-    """Starts `melete` commands in a folder, one at a time; a context manager."""
+    """Starts `melete` commands in folders, one at a time; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        environment = {**os.environ, "MELETE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._parent = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=folder,
             env=environment,
         )
-        self.pid = 0
+        self.folder, self.pid = Path(), 0
 
     def __enter__(self) -> Launcher:
         return self
@@ -47,44 +46,48 @@ class Launcher:
     def __exit__(self, *exc: object) -> None:
         self._parent.communicate()
 
-    def start(self, *arguments: object) -> None:
-        """Start `melete arguments`."""
+    def start(self, folder: Path, *arguments: object) -> None:
+        """Start `melete arguments` in a folder, with a cache of its own."""
         assert self._parent.stdin is not None
-        print(json.dumps([str(argument) for argument in arguments]), file=self._parent.stdin, flush=True)
+        self.folder = folder
+        command = [str(folder), *map(str, arguments)]
+        print(json.dumps(command), file=self._parent.stdin, flush=True)
         self.pid = self._read()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the child; one that has just ended does not mind."""
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def wait(self) -> Done:
         """Until the child ends."""
-        status = self._read()
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(self._read())
         return Done(code, (self.folder / "stdout").read_text(), (self.folder / "stderr").read_text())
 
-    def run(self, *arguments: object) -> Done:
+    def run(self, folder: Path, *arguments: object) -> Done:
         """`melete arguments`, to its end."""
-        self.start(*arguments)
+        self.start(folder, *arguments)
         return self.wait()
 
-    def wait_for(self, path: Path, text: str = "", seconds: float = 60) -> None:
-        """Until a file is there that contains a text."""
-        for _ in range(int(seconds / 0.005)):
-            if path.exists() and text in path.read_text():
-                return
-            time.sleep(0.005)
-        raise AssertionError(f"{path} never came to contain {text!r}: {(self.folder / 'stderr').read_text()}")
+    def wait_for(self, pattern: str, text: str = "", seconds: float = 120) -> None:
+        """Until a file that matches the pattern is there, and contains a text."""
+        until = time.monotonic() + seconds
+        while not any(not text or text in path.read_text() for path in self.folder.glob(pattern)):
+            if time.monotonic() > until:
+                raise AssertionError(f"no {text!r} in {pattern}: {(self.folder / 'stderr').read_text()}")
+            time.sleep(0.001)
 
     def _read(self) -> int:
         assert self._parent.stdout is not None
         return int(self._parent.stdout.readline())
 
 
-def child(arguments: list[str]) -> None:
+def child(folder: str, arguments: list[str]) -> None:
     """One command, in a process of its own, with its output in files."""
     from melete.cli import main
 
+    os.chdir(folder)
+    os.environ["MELETE_CACHE"] = str(Path(folder) / "cache")
     for name, handle in (("stdout", 1), ("stderr", 2)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, handle)
@@ -110,9 +113,10 @@ def serve() -> None:
 
     os.fsync = lambda fd: None  # a killed process loses nothing that the kernel holds, and disks are slow
     for line in sys.stdin:
+        folder, *arguments = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            child(json.loads(line))
+            child(folder, arguments)
         print(pid, flush=True)
         print(os.waitpid(pid, 0)[1], flush=True)
 

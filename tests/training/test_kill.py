@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,20 +44,24 @@ def write_text(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def melete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
     write_text(folder / "text.txt")
     (folder / "recipe.toml").write_text(RECIPE.format(steps=40, every=3))
-    with Launcher(folder) as launcher:
-        yield launcher
+    (folder / "long.toml").write_text(RECIPE.format(steps=400, every=7))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def whole(melete: Launcher) -> Path:
+def whole(launcher: Launcher, folder: Path) -> Path:
     """A run that nobody disturbs."""
-    done = melete.run("train", "recipe.toml", "name=whole")
+    return undisturbed(launcher, folder, "recipe")
+
+
+def undisturbed(launcher: Launcher, folder: Path, recipe: str) -> Path:
+    done = launcher.run(folder, "train", f"{recipe}.toml", f"name=whole-{recipe}")
     assert done.code == 0, done.err
-    return melete.folder / "runs" / "whole"
+    return folder / "runs" / f"whole-{recipe}"
 
 
 def assert_same_end(run: Path, whole: Path, steps: int) -> None:
@@ -70,69 +73,61 @@ def assert_same_end(run: Path, whole: Path, steps: int) -> None:
     assert not list(run.rglob(".*.tmp-*"))
 
 
-def go_on(melete: Launcher, name: str) -> None:
+def go_on(launcher: Launcher, run: Path, recipe: str) -> None:
     """Start the run again, as a person would: from its folder, or anew if it did not come so far."""
-    if (melete.folder / "runs" / name).exists():
-        melete.start("resume", f"runs/{name}")
+    folder = run.parent.parent
+    if run.exists():
+        launcher.start(folder, "resume", f"runs/{run.name}")
     else:
-        melete.start("train", "recipe.toml", f"name={name}")
+        launcher.start(folder, "train", f"{recipe}.toml", f"name={run.name}")
 
 
-def kill_and_resume(melete: Launcher, whole: Path, name: str, cycles: int, seed: int, longest: float) -> None:
+def kill_and_resume(launcher: Launcher, whole: Path, recipe: str, cycles: int, longest: float) -> None:
     """Kill at `cycles` random moments; then let it end, and compare."""
-    draw, run, kills = random.Random(seed), melete.folder / "runs" / name, 0
-    done = Done(-9, "", "")
-    while kills < cycles:
-        go_on(melete, name)
-        time.sleep(draw.uniform(0.0, longest))
-        melete.kill()
-        done = melete.wait()
-        if done.code != -9:
-            assert done.code == 0, done.err
-            assert_same_end(run, whole, len(events(whole, "step")))
-            shutil.rmtree(run)  # it was faster than its killer: once more
-        else:
+    draw, run, kills, done = random.Random(0), whole.with_name(f"killed-{recipe}"), 0, Done(-9, "", "")
+    steps = len(events(whole, "step"))
+    while kills < cycles or done.code == -9:
+        go_on(launcher, run, recipe)
+        if kills < cycles:
+            time.sleep(draw.uniform(0.0, longest))
+            launcher.kill()
+        done = launcher.wait()
+        if done.code == -9:
             kills += 1
-    if done.code == -9:
-        go_on(melete, name)
-        done = melete.wait()
+            continue
         assert done.code == 0, done.err
-        assert_same_end(run, whole, len(events(whole, "step")))
+        assert_same_end(run, whole, steps)
+        shutil.rmtree(run)  # it was faster than its killer, or it is over
 
 
-def test_three_kills_change_nothing(melete: Launcher, whole: Path) -> None:
-    kill_and_resume(melete, whole, "three", 3, seed=0, longest=1.0)
+def test_three_kills_change_nothing(launcher: Launcher, whole: Path) -> None:
+    kill_and_resume(launcher, whole, "recipe", 3, longest=1.0)
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("pattern", "text"),
     [
-        ("events.jsonl", '"step": 0'),  # before the first checkpoint
-        ("checkpoints/.step-00000006.tmp-*/model.safetensors", ""),  # in the middle of a save
-        ("events.jsonl", '"end"'),  # after the last step, before or while the result is made
+        ("events.jsonl", '"step": 0'),
+        ("checkpoints/.step-00000006.tmp-*/model.safetensors", ""),
+        ("events.jsonl", '"end"'),
     ],
-    ids=["before the first checkpoint", "while saving", "while scoring"],
+    ids=["before-the-first-checkpoint", "while-saving", "while-scoring"],
 )
 def test_a_kill_at_a_bad_moment_changes_nothing(
-    melete: Launcher, whole: Path, moment: tuple[str, str], request: pytest.FixtureRequest
+    launcher: Launcher, whole: Path, pattern: str, text: str, request: pytest.FixtureRequest
 ) -> None:
-    name = request.node.callspec.id.replace(" ", "-")
-    run = melete.folder / "runs" / name
-    melete.start("train", "recipe.toml", f"name={name}")
-    pattern, text = moment
-    until = time.monotonic() + 60
-    while not any(not text or text in path.read_text() for path in run.glob(pattern)):
-        assert time.monotonic() < until
-        time.sleep(0.001)
-    melete.kill()
-    assert melete.wait().code in (-9, 0)
+    name = request.node.callspec.id
+    run = whole.with_name(name)
+    folder = run.parent.parent
+    launcher.start(folder, "train", "recipe.toml", f"name={name}")
+    launcher.wait_for(f"runs/{name}/{pattern}", text)
+    launcher.kill()
+    assert launcher.wait().code in (-9, 0)
     if not events(run, "result"):
-        assert melete.run("resume", f"runs/{name}").code == 0
+        assert launcher.run(folder, "resume", f"runs/{name}").code == 0
     assert_same_end(run, whole, 40)
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(melete: Launcher) -> None:
-    (melete.folder / "recipe.toml").write_text(RECIPE.format(steps=400, every=7))
-    assert melete.run("train", "recipe.toml", "name=long").code == 0
-    kill_and_resume(melete, melete.folder / "runs" / "long", "twenty", 20, seed=1, longest=1.5)
+def test_twenty_kills_change_nothing(launcher: Launcher, folder: Path) -> None:
+    kill_and_resume(launcher, undisturbed(launcher, folder, "long"), "long", 20, longest=1.5)

@@ -67,6 +67,7 @@ def start(config: RunConfig, begun: float | None = None) -> Finished:
         InputError: the run folder exists, or something in the config or the data is wrong.
     """
     begun = time.monotonic() if begun is None else begun
+    _refuse_several_processes()
     keep_freed_memory()
     folder = _run_folder(config)
     config = _choose_machine(config)
@@ -101,6 +102,7 @@ def resume(folder: Path) -> Finished:
     finished = (folder / "final").exists()
     if finished and any(event["event"] == "result" for event in read_events(folder / "events.jsonl")):
         raise InputError("this run is finished", where=str(folder), do=f"`melete generate {folder}` uses it")
+    _refuse_several_processes()
     keep_freed_memory()
     config = configs.load(path)
     _use(config)
@@ -264,6 +266,12 @@ def _model_card(config: RunConfig, folder: Path, which: str, loss: float | None)
 
 
 # ---------------------------------------------------------------------- folders and machine
+
+
+def _refuse_several_processes() -> None:
+    """The trainer works in several, but one process alone may prepare data and write a run folder."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a run is one process", where="WORLD_SIZE", do="start it without torchrun")
 
 
 def _run_folder(config: RunConfig) -> Path:
