@@ -285,7 +285,9 @@ def test_a_model_with_a_chat_template_reads_the_talk_through_it(talk, other_mode
     assert asked[2] == f"<u>Ok?{end}<a>yes{end}<u>More, please?{end}<a>", "the oldest exchange made room"
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('no system role') }}"])
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ raise_exception('no system role') }}", "{{ messages[0].no.such }}"]
+)
 def test_a_chat_template_that_fails_is_one_line(talk, other_model_folder, template):
     (other_model_folder / "chat_template.jinja").write_text(template)
     _, _, err = talk("Hi", folder=other_model_folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from melete.errors import InputError
 
@@ -48,19 +48,20 @@ class Dialogue:
 
     def ask(self, text: str) -> list[int]:
         """Token ids of the talk with a new line of the person's, up to where the answer begins."""
-        self._messages.append({"role": "user", "content": text})
-        ids = self._ids()
-        while len(ids) > self._most and len(self._messages) > 1:
-            self._messages = self._messages[2:]
-            ids = self._ids()
+        messages = [*self._messages, {"role": "user", "content": text}]
+        ids = self._ids(messages)
+        while len(ids) > self._most and len(messages) > 1:
+            messages = messages[2:]
+            ids = self._ids(messages)
+        self._messages = messages  # only now: a line that the template refuses was never said
         return ids
 
     def answered(self, tokens: Sequence[int], text: str) -> None:
         """Take note of what the model said."""
         self._messages.append({"role": "assistant", "content": text})
 
-    def _ids(self) -> list[int]:
-        return self._tokenizer.encode(self._render(messages=self._messages, add_generation_prompt=True))
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        return self._tokenizer.encode(self._render(messages))
 
 
 def chat_template(tokenizer: Tokenizer, folder: Path) -> str | None:
@@ -72,8 +73,12 @@ def chat_template(tokenizer: Tokenizer, folder: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _compiled(template: str, tokenizer: Tokenizer) -> Any:
-    """A chat template as a function; it comes with a download, so it runs in a sandbox."""
+def _compiled(template: str, tokenizer: Tokenizer) -> Callable[[list[dict[str, str]]], str]:
+    """A chat template as a function; it comes with a download, so it runs in a sandbox.
+
+    Raises:
+        InputError: the template is broken, here or when it meets a talk it was not written for.
+    """
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -91,4 +96,11 @@ def _compiled(template: str, tokenizer: Tokenizer) -> Any:
         compiled = environment.from_string(template, globals=tokens)
     except TemplateError as error:
         raise InputError(f"a broken chat template: {error}") from None
-    return compiled.render
+
+    def render(messages: list[dict[str, str]]) -> str:
+        try:
+            return compiled.render(messages=messages, add_generation_prompt=True)
+        except (TemplateError, TypeError) as error:
+            raise InputError(f"a broken chat template: {error}") from None
+
+    return render
