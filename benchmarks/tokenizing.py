@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from melete.data.corpus import prepare
-from melete.data.corpus_writer import cores
 from melete.data.datasets import resolve
 from melete.data.readers import Document, read_documents
 from melete.data.tokenizers import Tokenizer
+from melete.machine import usable_cores
 
 ROUNDS = 5
 VOCABULARY = 8192
@@ -126,7 +126,7 @@ def main() -> None:
     else:
         figures = {"data": arguments.data, **compare(list(resolve(arguments.data).train))}
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "tiktoken", "numpy")}
-    figures |= {"cores": cores(), "load": round(os.getloadavg()[0], 1), "versions": versions}
+    figures |= {"cores": usable_cores(), "load": round(os.getloadavg()[0], 1), "versions": versions}
     if arguments.json:
         print(json.dumps(figures))
     else:

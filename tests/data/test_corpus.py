@@ -266,6 +266,13 @@ def test_another_text_or_tokenizer_is_refused(whole: Corpus, tokenizer: Tokenize
     assert len(keys) == 4
 
 
+def test_who_waited_for_another_text_is_refused_too(whole: Corpus, tokenizer: Tokenizer) -> None:
+    with pytest.raises(
+        InputError, match="another text or tokenizer"
+    ):  # it was finished after `prepare` looked
+        corpus_writer.write(documents(), tokenizer, whole.folder, "other", 1, None, SHARD)
+
+
 def test_encoders_that_disagree_are_not_used(tokenizer: Tokenizer, tmp_path: Path) -> None:
     wrong = Tokenizer(tokenizer.definition, tokenizer.config)
     reference = wrong.reference

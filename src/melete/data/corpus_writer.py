@@ -20,9 +20,10 @@ import msgspec
 import numpy as np
 
 from melete.console import Progress, say
-from melete.data.corpus import LAYOUT, Meta, Shard, other_corpus, shard_path
+from melete.data.corpus import LAYOUT, Meta, Shard, other_corpus, read_meta, shard_path
 from melete.data.fast_encoding import Encoder, agrees
 from melete.errors import InputError, StorageError
+from melete.machine import usable_cores
 
 if TYPE_CHECKING:
     from melete.data.readers import Document
@@ -101,7 +102,7 @@ class _Writer:
         with Progress("tokenising", "MB", total) as progress:
             self._keep_finished(texts, progress)
             if not (self.shards and self.shards[-1].last):
-                self._write_rest(texts, workers or cores(), shard_characters, progress)
+                self._write_rest(texts, workers or usable_cores(), shard_characters, progress)
         meta = Meta(
             LAYOUT, self.source_hash, self.tokenizer.fingerprint, self.eos, self.dtype.name, self.shards
         )
@@ -293,11 +294,6 @@ class _ShardFile:
         return path.with_name(f"{path.name}.tmp")
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
@@ -341,7 +337,10 @@ def _claimed(folder: Path, source_hash: str, tokenizer: Tokenizer) -> Iterator[b
     """
     for path in folder.glob("*.tmp"):
         path.unlink()
-    if (folder / "meta.json").exists():  # finished by another process while this one waited
+    done = read_meta(folder)
+    if done is not None:  # finished by another process while this one waited
+        if (done.source_hash, done.tokenizer) != (source_hash, tokenizer.fingerprint):
+            raise other_corpus(folder)
         yield False
         return
     mine = json.dumps({"layout": LAYOUT, "source_hash": source_hash, "tokenizer": tokenizer.fingerprint})

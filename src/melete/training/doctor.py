@@ -16,6 +16,7 @@ import torch
 
 from melete import __version__
 from melete.console import duration
+from melete.machine import usable_cores
 
 GIB = 2**30
 # extra -> (module that comes with it, what is missing without it)
@@ -80,7 +81,7 @@ def examine(folder: Path = Path()) -> Examination:
         platform=platform.platform(),
         torch=torch.__version__,
         cpu=_cpu_name(),
-        cores=_cores(),
+        cores=usable_cores(),
         threads=torch.get_num_threads(),
         cpu_features=_cpu_features(),
         gpus=_gpus(),
@@ -166,13 +167,6 @@ def _gpus() -> list[str]:
     if torch.backends.mps.is_available():
         names.append("Apple GPU (mps)")
     return names
-
-
-def _cores() -> int:
-    """Cores this process may use: a container may allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:
