@@ -145,6 +145,14 @@ class Tokenizer:
         ids, lengths = self.encoder.encode([_valid(text) for text in texts])
         return np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1]) if len(lengths) else []
 
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The ids of each text as `encode` gives them, and where in the text each token begins: int64 (N,) both."""
+        encoded = self._tokenizer.encode_batch([_valid(text) for text in texts], add_special_tokens=False)
+        return [
+            (np.array(one.ids, dtype=np.int64), np.array([at for at, _ in one.offsets], dtype=np.int64))
+            for one in encoded
+        ]
+
     @cached_property
     def encoder(self) -> Encoder:
         """The quickest way to the same ids on this machine."""

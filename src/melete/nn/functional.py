@@ -53,8 +53,8 @@ def sampled_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropy of `linear_cross_entropy`, and a token drawn from the softmax of the same logits.
 
-    A draw is the argmax of the logits plus Gumbel noise (Gumbel-max), here in its form without logarithms: the argmax of
-    the probabilities over standard exponential noise. No gradient goes through it.
+    A draw is the argmax of the logits plus Gumbel noise, here in its form without logarithms: the argmax of the
+    probabilities over standard exponential noise. No gradient goes through it.
 
     Args:
         hidden: (N, D).
