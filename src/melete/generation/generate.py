@@ -282,6 +282,6 @@ def _checked_prompt(
     if len(prompt) > context and not settings.truncate:
         raise InputError(
             f"the prompt has {len(prompt)} tokens, the model's context is {context}",
-            do="shorten it, set truncate (its beginning is then left out), or load the model with a larger context",
+            do="shorten it, drop its beginning (--truncate, truncate=True), or load the model with a larger context",
         )
     return list(prompt[-context:])
