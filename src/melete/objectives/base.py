@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from melete.data.batch import Batch, Example, ExampleKey
-from melete.models.base import Decoder
 from melete.models.checkpoint import load_model, save_model
 
 
@@ -44,7 +44,7 @@ class Objective(nn.Module):
             then never re-cuts its batches.
     """
 
-    model: Decoder
+    model: Any  # a Network: each objective says which
     weights: dict[str, float]
     micro_batch_fixed = False
 

@@ -1,0 +1,141 @@
+"""Restore hidden tokens, reading in both directions, and tell pairs of texts (Devlin et al. 2019, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from melete.data.batch import Batch, Example, ExampleKey
+from melete.data.batching import lay_out
+from melete.data.corruption import BERT, Corruption, Vocabulary, mask_tokens
+from melete.data.encoder_text import PAIRS, Sample
+from melete.errors import InputError
+from melete.models.base import Encoder
+from melete.models.checkpoint import load_encoder
+from melete.nn.functional import linear_cross_entropy
+from melete.objectives.base import Context, Objective
+
+
+class MaskedLM(Objective):
+    """Cross-entropy at the chosen tokens, and of the next-sentence or sentence-order label where pairs are read.
+
+    Masks are dynamic: drawn from the key of the example, so another epoch hides other tokens, and packed or padded,
+    in whichever batch, an example is hidden alike.
+
+    Args:
+        vocabulary: of the model's tokenizer.
+        pair: "", "nsp" (next sentence) or "sop" (sentence order, Lan et al. 2020); names the second term.
+        width: most tokens of a row of packed texts; None pads.
+
+    Raises:
+        InputError: the vocabulary is not the model's, or the model has no head for pairs.
+    """
+
+    def __init__(
+        self,
+        model: Encoder,
+        vocabulary: Vocabulary,
+        corruption: Corruption = BERT,
+        *,
+        pair: str = "",
+        width: int | None = None,
+    ) -> None:
+        super().__init__()
+        assert pair in PAIRS
+        check_vocabulary(model, vocabulary)
+        self.model: Encoder = model
+        self.vocabulary, self.corruption, self.pair, self.width = vocabulary, corruption, pair, width
+        self.weights = {"mlm": 1.0, pair: 1.0} if pair else {"mlm": 1.0}
+        if pair and not hasattr(model, "nsp_logits"):
+            raise InputError(
+                f"{model.family} has no head for sentence pairs", expected="bert", do="train it without pairs"
+            )
+
+    def prepare(
+        self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]
+    ) -> Batch:
+        """Samples become `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, some of their tokens hidden."""
+        batch = hidden_batch(examples, rng_for, self.corruption, self.vocabulary, self.width)
+        if self.pair:
+            batch.labels[self.pair] = torch.tensor([example.data.label for example in examples])
+        return batch
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Chosen tokens; pairs."""
+        return {name: (batch.labels[name] != -100).sum() for name in self.weights}
+
+    def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
+        """Sums of both cross-entropies in nats; only the chosen tokens meet the vocabulary."""
+        hidden = self.model.encode(batch)  # (B, T, D)
+        loss, _ = linear_cross_entropy(
+            *chosen(self.model, hidden, batch.labels["mlm"]), bias=self.model.mlm_bias
+        )
+        if not self.pair:
+            return {"mlm": loss}
+        model: Any = self.model
+        pairs = model.nsp_logits(hidden, batch).to(loss.dtype)  # (N, 2)
+        return {"mlm": loss, self.pair: F.cross_entropy(pairs, batch.labels[self.pair], reduction="sum")}
+
+    def load(self, folder: Path) -> dict[str, Tensor]:
+        """The float32 values by this objective's parameter names that `save` wrote."""
+        model = load_encoder(folder, task=self.model.task)
+        return {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+
+
+def check_vocabulary(model: Encoder, vocabulary: Vocabulary) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for.
+
+    Raises:
+        InputError: there are such ids.
+    """
+    size = len(vocabulary.is_ordinary)
+    if size > model.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {size} ids and the model {model.config.vocab_size}",
+            expected="a model of at least as many",
+        )
+
+
+def hidden_batch(
+    examples: Sequence[Example],
+    rng_for: Callable[[ExampleKey], np.random.Generator],
+    corruption: Corruption,
+    vocabulary: Vocabulary,
+    width: int | None,
+) -> Batch:
+    """A batch with some tokens hidden, and the label "mlm" (B, T): what stood there, -100 elsewhere."""
+    columns: dict[str, list[np.ndarray]] = {"input_ids": [], "token_type_ids": [], "mlm": []}
+    for example in examples:
+        sample: Sample = example.data
+        ids, words, types = _framed(sample, vocabulary)
+        out = mask_tokens(ids, words, corruption, vocabulary, rng_for(example.key), sample.rate)
+        columns["input_ids"].append(out.ids)
+        columns["token_type_ids"].append(types)
+        columns["mlm"].append(out.labels)
+    return lay_out(columns, {"input_ids": vocabulary.pad_id, "token_type_ids": 0}, width)
+
+
+def _framed(sample: Sample, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids with special tokens around, the word of each token, and its segment: int64 (N,) each."""
+    cuts = [sample.second] if sample.second else []
+    ends = [*cuts, len(sample.ids)]
+    separators = [vocabulary.sep_id] * len(ends)
+    ids = np.insert(np.insert(sample.ids, ends, separators), 0, vocabulary.cls_id)
+    begins = np.insert(np.insert(sample.begins, ends, True), 0, True)
+    types = np.zeros(len(ids), dtype=np.int64)
+    if sample.second:
+        types[sample.second + 2 :] = 1
+    return ids, np.cumsum(begins), types
+
+
+def chosen(model: Encoder, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What meets the vocabulary, (M, E), the output matrix (V, E), and the labels (M,), at the chosen tokens only."""
+    labels = labels.flatten()
+    at = (labels != -100).nonzero().squeeze(1)  # (M,)
+    return model.mlm_hidden(hidden.flatten(0, 1)[at]), model.mlm_weight, labels[at]
