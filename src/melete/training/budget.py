@@ -17,9 +17,9 @@ from melete.config import RunConfig
 from melete.console import duration, say
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models import build, is_spec, presets
+from melete.models import build, is_spec, preset, presets
 from melete.models.base import Decoder
-from melete.models.checkpoint import load_model, locate
+from melete.models.checkpoint import load_config, load_model, locate
 from melete.objectives.base import Context
 from melete.objectives.causal_lm import CausalLM
 from melete.training.precision import DTYPES, MasterWeights, choose_device, choose_precision
@@ -31,6 +31,30 @@ _CPU_MICRO_BATCH_TOKENS = 16384
 _RESERVE = 0.12
 # Peak learning rates that train small models well; under muon it is that of embeddings, head and norms.
 _LEARNING_RATES = {"muon": 0.01, "adamw": 1e-3, "rmsprop": 1e-3, "adafactor": 1e-2}
+
+
+def check_model(config: RunConfig) -> None:
+    """Refuse what the model's config alone refuses, so that a slip does not wait for a long text to be read.
+
+    Raises:
+        InputError: an unknown preset, a field that the family does not have or that the tokenizer decides, a
+            training context beyond the model's.
+    """
+    section, context = config.model, config.training.context
+    if is_spec(section.source):
+        if "vocab_size" in section.config:
+            raise InputError(
+                "the tokenizer decides it", where="model.config.vocab_size", do="set tokenizer.vocab_size"
+            )
+        model = preset(section.source, **{"max_position_embeddings": context, **section.config})
+    else:
+        model = load_config(locate(section.source))
+    if context > model.max_position_embeddings:
+        raise InputError(
+            f"training.context = {context} is longer than the model's",
+            where=section.source,
+            expected=f"at most {model.max_position_embeddings}",
+        )
 
 
 def choose(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
@@ -99,16 +123,18 @@ def seconds_per_token(config: RunConfig, model: Decoder, rows: int, repeats: int
     batch.labels["causal_lm"] = ids[:, 1:].contiguous()
     batch = batch.to(device)
     best = math.inf
-    for _ in range(repeats + 1):  # the first one warms up
-        begun = time.monotonic()
-        objective(batch, Context())["causal_lm"].div(ids.numel()).backward()
-        masters.collect()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.monotonic() - begun)
-    for name, p in model.named_parameters():
-        p.grad = None
-        p.data = weights[name]
+    try:
+        for _ in range(repeats + 1):  # the first one warms up
+            begun = time.monotonic()
+            objective(batch, Context())["causal_lm"].div(ids.numel()).backward()
+            masters.collect()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, time.monotonic() - begun)
+    finally:  # also where memory ran out: else the rounded weights would be taken for the model's
+        for name, p in model.named_parameters():
+            p.grad = None
+            p.data = weights[name]
     return best / (rows * t.context)
 
 
@@ -131,9 +157,9 @@ def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float)
         raise InputError(
             f"{config.training.minutes:g} minutes are over before training begins", where="training.minutes"
         )
-    family, _, preset = config.model.source.partition(":")
-    fixed = bool(preset) or not is_spec(config.model.source)
-    names = [preset or config.model.source] if fixed else presets(family)
+    family, _, size = config.model.source.partition(":")
+    fixed = bool(size) or not is_spec(config.model.source)
+    names = [size or config.model.source] if fixed else presets(family)
     say(f"measuring what this machine does in {duration(left)} ...")
     plans: list[_Plan] = []
     for name in names:
@@ -146,10 +172,10 @@ def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float)
     return _settle(config, family, best, fixed, plans, len(data.train)), best.model
 
 
-def _candidate(config: RunConfig, family: str, preset: str, like: Decoder) -> Decoder:
+def _candidate(config: RunConfig, family: str, size: str, like: Decoder) -> Decoder:
     same = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
     fields = {name: getattr(like.config, name) for name in same} | config.model.config
-    return build(f"{family}:{preset}", seed=config.seed, init=config.model.init or None, **fields)
+    return build(f"{family}:{size}", seed=config.seed, init=config.model.init or None, **fields)
 
 
 def _plan(config: RunConfig, name: str, model: Decoder, unique: int, seconds: float) -> _Plan:
@@ -208,6 +234,7 @@ def preview(config: RunConfig) -> dict[str, Any]:
     Memory counts weights, their float32 masters, gradients, two optimiser moments and the activations of one
     micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1).
     """
+    check_model(config)
     t = config.training
     vocabulary = config.tokenizer.vocab_size
     if is_spec(config.model.source):

@@ -33,7 +33,7 @@ from melete.models.base import Decoder
 from melete.models.checkpoint import load_model, locate
 from melete.objectives.causal_lm import CausalLM
 from melete.training import state as checkpoints
-from melete.training.budget import choose
+from melete.training.budget import check_model, choose
 from melete.training.log import EventLog, TerminalProgress, read_events
 from melete.training.precision import choose_device, choose_precision
 from melete.training.prepare import Prepared, prepare_data
@@ -72,6 +72,7 @@ def start(config: RunConfig, begun: float | None = None) -> Finished:
     folder = _run_folder(config)
     config = _choose_machine(config)
     _use(config)
+    check_model(config)
     data = prepare_data(config, _tokenizer_of_model(config))
     model = _build_model(config, data.tokenizer)
     config, model = choose(config, model, data, begun)
@@ -184,9 +185,12 @@ def _validation(corpus: Corpus, context: int, rows: int, tokens: int) -> tuple[P
     """The first `tokens` of the validation text in rows; nothing where it is shorter than one row."""
     available = min(tokens, len(corpus) - 1) // context
     if available < 1:
-        say(
-            f"the validation text ({len(corpus):,} tokens) is shorter than one row: no evaluation while training"
+        what = (
+            "training.eval_tokens"
+            if tokens < len(corpus) - 1
+            else f"the validation text ({len(corpus):,} tokens)"
         )
+        say(f"{what} is shorter than one row: no evaluation while training")
         return None, 0
     rows = min(rows, available)
     return PackedRows(corpus, context, rows, rows, shuffle=False), available // rows
@@ -353,13 +357,6 @@ def _build_model(config: RunConfig, tokenizer: Tokenizer) -> Decoder:
 
 def _check(config: RunConfig, model: Decoder, data: Prepared) -> None:
     """What can only fail later is refused before there is a run folder."""
-    longest, t = model.config.max_position_embeddings, config.training
-    if t.context > longest:
-        raise InputError(
-            f"training.context = {t.context} is longer than the model's",
-            where=config.model.source,
-            expected=f"at most {longest}",
-        )
     if data.tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(
             f"the tokenizer has {data.tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}",
