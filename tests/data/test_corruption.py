@@ -47,7 +47,7 @@ def texts(language: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("language", LENGTHS)
-@pytest.mark.parametrize("unit", ["token", "word", pytest.param("span", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
 @pytest.mark.parametrize("base", [BERT, ELECTRA], ids=["80-10-10", "85-0-15"])
 def test_rates_and_shares_over_a_million_tokens(language: str, unit: str, base: Corruption) -> None:
     corruption = Corruption(base.rate, unit, base.masked, base.random)
