@@ -276,6 +276,12 @@ def test_published_gpt2_vocabulary_is_encoded_by_tiktoken() -> None:
     assert agrees(gpt2.encoder, gpt2.reference, HARD + PROSE)
 
 
+def test_a_run_has_a_tokenizer(bpe: Tokenizer, tmp_path: Path) -> None:
+    bpe.save(tmp_path / "tokenizer")
+    (tmp_path / "config.toml").write_text("")
+    assert Tokenizer.load(tmp_path).fingerprint == bpe.fingerprint
+
+
 def test_names_of_special_tokens_may_be_objects(bpe: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(bpe.definition, encoding="utf-8")
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|endoftext|>"}}))

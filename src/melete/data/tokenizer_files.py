@@ -23,6 +23,8 @@ def read_folder(path: Path) -> tuple[str, dict[str, Any]]:
         raise InputError(
             "no such file or folder", where=str(path), expected="a tokenizer folder or tokenizer.json"
         )
+    if not (path / "tokenizer.json").exists() and (path / "tokenizer" / "tokenizer.json").is_file():  # a run
+        path = path / "tokenizer"
     folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
     definition = _text(file) if file.is_file() else None
     config = _config(folder)
