@@ -110,7 +110,7 @@ def resume(folder: Path) -> Finished:
     with _locked(folder):
         tokenizer = Tokenizer.load(folder / "tokenizer")
         data = prepare_data(config, tokenizer)
-        written = json.loads((folder / "environment.json").read_text())["data"]
+        written = json.loads((folder / "environment.json").read_text("utf-8"))["data"]
         if written != data.fingerprints():
             raise InputError(
                 "the data is not what this run began with", where=str(folder), do="start a new run"
@@ -246,7 +246,7 @@ def _final_weights(
 
 
 def _model_card(config: RunConfig, folder: Path, which: str, loss: float | None) -> str:
-    data = json.loads((folder / "environment.json").read_text())["data"]
+    data = json.loads((folder / "environment.json").read_text("utf-8"))["data"]
     lines = [
         "---",
         "library_name: transformers",
@@ -369,7 +369,9 @@ def _check(config: RunConfig, model: Decoder, data: Prepared) -> None:
 def _write_run_folder(folder: Path, config: RunConfig, data: Prepared) -> None:
     def fill(target: Path) -> None:
         (target / "config.toml").write_text(configs.dump(config), encoding="utf-8")
-        (target / "environment.json").write_text(json.dumps(_environment(data), indent=1, ensure_ascii=False))
+        (target / "environment.json").write_text(
+            json.dumps(_environment(data), indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         data.tokenizer.save(target / "tokenizer")
         (target / "checkpoints").mkdir()
 
