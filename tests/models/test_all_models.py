@@ -54,6 +54,13 @@ def test_presets_grow_and_have_the_published_sizes() -> None:
     assert millions("gpt2:xl") == pytest.approx(1557.6, abs=0.1)
     assert millions("qwen3:0.6b") == pytest.approx(596.0, abs=0.1)
     assert millions("qwen3:1.7b") == pytest.approx(1720.6, abs=0.1)
+    assert millions("bert:base") == pytest.approx(109.5, abs=0.1)  # with the head, without the pooler
+    assert millions("bert:large") == pytest.approx(335.2, abs=0.1)
+    assert millions("electra:small") == pytest.approx(13.6, abs=0.1)
+    assert millions("electra:base") == pytest.approx(109.5, abs=0.1)
+    assert millions("electra:large") == pytest.approx(335.1, abs=0.1)
+    assert millions("modernbert:base") == pytest.approx(149.7, abs=0.1)
+    assert millions("modernbert:large") == pytest.approx(395.9, abs=0.1)
 
 
 def test_shapes_and_type_are_kept(model) -> None:

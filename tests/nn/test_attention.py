@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import melete.nn.attention as module
-from melete.nn.attention import attention, document_mask
+from melete.nn.attention import attention, document_mask, mutual_mask
 
 ROWS = {
     "plain": torch.ones(2, 6, dtype=torch.int32),
@@ -50,6 +50,26 @@ def test_both_paths_are_attention_written_out(path, rows: str, kv_heads: int) ->
     ours = torch.autograd.grad(out[real].square().sum(), (q, k, v))
     theirs = torch.autograd.grad(expected[real].square().sum(), (q, k, v))
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("rows", sorted(ROWS))
+@pytest.mark.parametrize("window", [None, 0, 2, 5])
+def test_a_mutual_mask_shows_the_document_in_both_directions(path, rows: str, window: int | None) -> None:
+    q, k, v = tensors(kv_heads=4)
+    out = attention(q, k, v, mutual_mask(ROWS[rows], window))
+    for b, t in (ROWS[rows] > 0).nonzero().tolist():
+        near = range(6) if window is None else range(max(0, t - window), min(6, t + window + 1))
+        seen = [s for s in near if ROWS[rows][b, s] == ROWS[rows][b, t]]
+        for h in range(4):
+            weights = F.softmax(k[b, h, seen] @ q[b, h, t] / 8**0.5, dim=0)
+            assert torch.allclose(out[b, t, 8 * h : 8 * h + 8], weights @ v[b, h, seen], atol=1e-5)
+
+
+def test_a_mutual_mask_is_left_out_where_everything_is_seen() -> None:
+    assert mutual_mask(ROWS["plain"]).allowed is None
+    assert mutual_mask(ROWS["plain"], window=5).allowed is None
+    assert mutual_mask(ROWS["plain"], window=4).allowed is not None
+    assert mutual_mask(ROWS["packed"]).allowed is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
