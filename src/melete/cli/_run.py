@@ -113,7 +113,9 @@ def close(finished: Finished, as_json: bool, begun: float) -> None:
     card["seconds"] = time.monotonic() - begun
     _show(card)
     if as_json:
-        print(json.dumps(card, ensure_ascii=False))
+        import msgspec
+
+        click.echo(msgspec.json.encode(card))  # a figure that is not finite is null: JSON has no NaN
     say(f"{duration(card['seconds'])} in all; the page: {finished.folder / 'report.html'}")
     say(f"next: melete generate {finished.folder} --prompt 'Once'   or   melete chat {finished.folder}")
 

@@ -74,10 +74,9 @@ def command(
     if learnt_from is None:
         scores = {"model": evaluate_corpus(loaded.model, corpus, context=context, stride=stride)}
     else:
-        from melete.baselines.ngram import NGram
+        from melete.evaluation.scorecard import train_baseline
 
-        train = tokenised(learnt_from, loaded.tokenizer)
-        ngram = NGram.train(train.read(0, len(train)), loaded.tokenizer.vocab_size)
+        ngram = train_baseline(tokenised(learnt_from, loaded.tokenizer), loaded.tokenizer.vocab_size)
         scores = compare(loaded.model, ngram, corpus, context=context, stride=stride)
     if as_json:
         import msgspec

@@ -24,6 +24,14 @@ BASELINE_TOKENS = 20_000_000
 MOST_BYTES_PER_WORD = 15
 
 
+def train_baseline(train: Corpus, vocab_size: int) -> NGram:
+    """The 5-gram of a text, or of its beginning, which is then said: n-grams are counted in memory."""
+    seen = min(len(train), BASELINE_TOKENS)
+    if seen < len(train):
+        say(f"the 5-gram learns from the first {seen:,} of {len(train):,} tokens: it is counted in memory")
+    return NGram.train(train.read(0, seen), vocab_size)
+
+
 def score_run(folder: Path, train: Corpus, valid: Corpus) -> dict[str, Any]:
     """Score `final/`, add the result to the run's events, and write its page.
 
@@ -44,12 +52,7 @@ def score_run(folder: Path, train: Corpus, valid: Corpus) -> dict[str, Any]:
     stride = section.stride or max(1, context // 2)
     if section.baseline:
         say("building the 5-gram of the same tokens and scoring the held-out text with both")
-        seen = min(len(train), BASELINE_TOKENS)
-        if seen < len(train):
-            say(
-                f"the 5-gram learns from the first {seen:,} of {len(train):,} tokens: it is counted in memory"
-            )
-        ngram = NGram.train(train.read(0, seen), tokenizer.vocab_size)
+        ngram = train_baseline(train, tokenizer.vocab_size)
         scores = compare(model, ngram, valid, context=context, stride=stride)
     else:
         scores = {"model": evaluate_corpus(model, valid, context=context, stride=stride)}
