@@ -200,7 +200,8 @@ def main() -> None:
     names = parser.parse_args().bars or list(BARS)
     import torch
 
-    print(f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, seed 0")
+    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    print(f"{machine}, torch {torch.__version__}, seed 0")
     kept = True
     with tempfile.TemporaryDirectory(prefix="melete-bars-") as folder:
         os.environ["MELETE_CACHE"] = str(Path(folder) / "cache")  # nothing is found that was made before
