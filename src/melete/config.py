@@ -35,7 +35,7 @@ class ModelSection(_Section, frozen=True):
 
 
 class TokenizerSection(_Section, frozen=True):
-    source: str = ""  # a folder or a Hub id; empty = train one on the training text (or the model's own)
+    source: str = ""  # a folder; empty = train one on the training text (or the model's own)
     kind: str = "byte-bpe"  # byte-bpe, wordpiece, unigram, char, word
     vocab_size: int = 8192
 

@@ -18,14 +18,15 @@ def test_schemes_do_what_their_table_says(family: str, scheme: str) -> None:
     model = kit.tiny(family, init=scheme, hidden_size=width, initializer_range=0.02, num_hidden_layers=2)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding):
-            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
+            embedding = 1.6 / math.sqrt(width) if scheme == "zero-residual" else 0.02
+            assert module.weight.std().item() == pytest.approx(embedding, rel=0.05)
         elif isinstance(module, torch.nn.Linear):
             rows, columns = module.weight.shape
             residual = name.rpartition(".")[2] in model.residual
             expected = {
                 "normal": 0.02,
                 "scaled-normal": 0.02 / math.sqrt(4) if residual else 0.02,
-                "zero-residual": 0.0 if residual else 0.02,
+                "zero-residual": 0.0 if residual else 0.5 / math.sqrt(columns),
                 "xavier": math.sqrt(2 / (rows + columns)),
                 "kaiming": math.sqrt(2 / columns),
                 "orthogonal": 1 / math.sqrt(max(rows, columns)),

@@ -50,7 +50,7 @@ def causal_families() -> list[str]:
     return [name for name in FAMILIES if issubclass(family(name).Model, Decoder)]
 
 
-def preset(name: str, **overrides: Any) -> ModelConfig:
+def preset(name: str, /, **overrides: Any) -> ModelConfig:
     """The config of `family:preset`, or of a family's "tiny", with fields replaced.
 
     Raises:
@@ -111,6 +111,7 @@ def random_model(
 
 def build(
     name: str,
+    /,
     *,
     vocab_size: int | None = None,
     seed: int = 0,

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from melete import config as configs
-from melete.config import RunConfig
+from melete.config import RunConfig, TrainingSection
 from melete.console import duration, say
 from melete.data.batch import Batch
+from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.models import build, is_spec, preset, presets
 from melete.models.base import Decoder
@@ -201,8 +204,12 @@ def _settle(
     config: RunConfig, family: str, best: _Plan, fixed: bool, plans: list[_Plan], unique: int
 ) -> RunConfig:
     context = config.training.context
-    batch = context * max(1, round(min(max(best.tokens / 800, 4096), 32768) / context))
-    steps = max(20, int(best.tokens // batch))
+    default, t = TrainingSection(), config.training
+    batch, steps = t.batch_tokens, t.steps
+    if batch == default.batch_tokens:
+        batch = context * max(1, round(min(max(best.tokens / 800, 4096), 32768) / context))
+    if steps == default.steps:
+        steps = max(20, int(best.tokens // batch))
     epochs = steps * batch / unique
     changes: dict[str, Any] = {
         "training.batch_tokens": batch,
@@ -217,9 +224,16 @@ def _settle(
         "training.steps": f"{steps:,}: {config.training.minutes:g} minutes at {best.rate:,.0f} tokens/s measured, "
         f"less {_RESERVE:.0%} for evaluation; {epochs:.1f} passes over the text",
     }
-    if context > 128 and not config.training.context_schedule:
-        changes["training.context_schedule"] = [(0.0, 128), (0.75, context)]
+    if context > 128:
+        changes["training.context_schedule"] = ((0.0, 128), (0.75, context))
         reasons["training.context_schedule"] = "128 tokens a row for three quarters: short rows learn sooner"
+    # What a person set stays as it is: only keys that stand at their defaults are chosen.
+    plain, untouched = (msgspec.to_builtins(one) for one in (config, RunConfig()))
+    for key in list(changes):
+        section, _, field = key.partition(".")
+        if plain[section][field] != untouched[section][field]:
+            del changes[key]
+            reasons.pop(key, None)
     if not fixed:
         changes["model.source"] = f"{family}:{best.preset}"
         reasons["model.source"] = f"{best.preset}: least expected loss in the time among " + ", ".join(
@@ -236,7 +250,8 @@ def preview(config: RunConfig) -> dict[str, Any]:
     """
     check_model(config)
     t = config.training
-    vocabulary = config.tokenizer.vocab_size
+    given = config.tokenizer.source
+    vocabulary = Tokenizer.load(Path(given)).vocab_size if given else config.tokenizer.vocab_size
     if is_spec(config.model.source):
         model = build(
             config.model.source,

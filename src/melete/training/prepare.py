@@ -47,9 +47,7 @@ def prepare_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepa
         StorageError: no room for the tokens.
     """
     if not config.data.train:
-        raise InputError(
-            "no training text", where="data.train", expected="a file, a folder or a named set: --data my.txt"
-        )
+        raise InputError("no training text", where="data.train", expected="""data.train='["my.txt"]'""")
     text_column = config.data.text_column or None
     source = resolve(config.data.train, text_column=text_column)
     train, valid, notes = _splits(config, source, text_column)
@@ -81,7 +79,6 @@ def _train_tokenizer(config: RunConfig, documents: Documents, special_tokens: tu
     settings = f"{documents.source_hash} {section.kind} {section.vocab_size} {special_tokens}"
     folder = cache_folder() / "tokenizers" / sha256(settings.encode()).hexdigest()[:16]
     if not (folder / "tokenizer.json").exists():
-        say(f"training a {section.kind} tokenizer of {section.vocab_size:,} tokens")
         texts: Iterator[str] = (document.text for document in documents)
         Tokenizer.train(texts, section.kind, section.vocab_size, special_tokens).save(folder)
     return Tokenizer.load(folder)

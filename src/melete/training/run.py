@@ -27,7 +27,7 @@ from melete.data.sampling import PackedRows, Phases
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError, StorageError
 from melete.generation.generate import complete
-from melete.machine import keep_freed_memory, usable_cores
+from melete.machine import keep_freed_memory
 from melete.models import build, is_spec
 from melete.models.base import Decoder
 from melete.models.checkpoint import load_model, locate
@@ -192,8 +192,7 @@ def _validation(corpus: Corpus, context: int, rows: int, tokens: int) -> tuple[P
         )
         say(f"{what} is shorter than one row: no evaluation while training")
         return None, 0
-    rows = min(rows, available)
-    return PackedRows(corpus, context, rows, rows, shuffle=False), available // rows
+    return PackedRows(corpus, context, available, min(rows, available), shuffle=False), 1
 
 
 def _samples(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[str, str]]:
@@ -283,7 +282,9 @@ def _run_folder(config: RunConfig) -> Path:
         folder = Path(config.folder) / config.name
         if folder.exists():
             raise InputError(
-                "this run exists already", where=str(folder), do="choose another name=, or `melete resume` it"
+                "this run exists already",
+                where=str(folder),
+                do="choose another --name, or `melete resume` it",
             )
         return folder
     words = [config.model.source.replace(":", "-").rstrip("/").split("/")[-1]]
@@ -303,7 +304,7 @@ def _choose_machine(config: RunConfig) -> RunConfig:
     t = config.training
     device = choose_device(t.device)
     precision, why = choose_precision(t.precision, device)
-    threads = t.threads or usable_cores()
+    threads = t.threads or torch.get_num_threads()  # OMP_NUM_THREADS, else the cores there are
     asked = {"training.device": t.device, "training.precision": t.precision, "training.threads": t.threads}
     changes: dict[str, Any] = {
         "training.device": str(device),
@@ -313,7 +314,7 @@ def _choose_machine(config: RunConfig) -> RunConfig:
     reasons = {
         "training.device": f"{device}" + (", there is no GPU" if device.type == "cpu" else ""),
         "training.precision": f"{precision}, {why}",
-        "training.threads": f"{threads}, all that this process may use",
+        "training.threads": f"{threads}, all that PyTorch may use here",
     }
     return configs.change(
         config, changes, {key: why for key, why in reasons.items() if asked[key] in ("auto", 0)}
