@@ -304,7 +304,7 @@ def test_an_existing_run_is_never_overwritten(
 ) -> None:
     monkeypatch.chdir(finished)
     line = refused(capsys, "train", "recipe.toml", "name=done")
-    assert "runs/done: this run exists already; choose another name=, or `melete resume` it" in line
+    assert "runs/done: this run exists already; choose another --name, or `melete resume` it" in line
 
 
 def test_a_validation_text_shorter_than_a_row_is_said(
