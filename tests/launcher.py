@@ -88,6 +88,8 @@ def child(folder: str, arguments: list[str]) -> None:
 
     os.chdir(folder)
     os.environ["MELETE_CACHE"] = str(Path(folder) / "cache")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # not the parent's, whose lines are commands
     for name, handle in (("stdout", 1), ("stderr", 2)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, handle)

@@ -14,10 +14,10 @@ from melete.errors import InputError
 
 # Batches of like length that one window makes: the more, the less padding, and the less mixed an epoch's order.
 WINDOW_BATCHES = 64
-_BATCH_ORDER = 1 << 31  # set in an epoch, it keys the order of its batches
-_PAIR = (
-    1 << 62
-)  # added to an index, it keys what is drawn to make the sample; masks are drawn from the bare key
+# Keys of what is drawn stand apart, and apart from those of the order of reading and of the trainer's noise.
+_BATCH_ORDER = 1 << 31  # set in an epoch: the order of its batches
+_MASKS = 1 << 61  # added to a sample's number: which of its tokens are hidden
+_PAIR = 1 << 62  # added to a sample's number: how it is made
 
 
 def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ class SortedBatches:
 
     def _example(self, epoch: int, index: int, rate: float | None) -> Example:
         rng = rng_for((self.seed, epoch, index + _PAIR))
-        return Example((self.seed, epoch, index), self.samples.sample(index, rng, rate))
+        return Example((self.seed, epoch, index + _MASKS), self.samples.sample(index, rng, rate))
 
 
 def lay_out(

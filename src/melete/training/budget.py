@@ -30,8 +30,8 @@ from melete.training.prepare import Prepared
 
 # Tokens of one forward pass on a CPU: more gains nothing in speed and costs memory.
 _CPU_MICRO_BATCH_TOKENS = 16384
-# Share of a time budget kept for the final evaluation, the saving and the machine's moods.
-_RESERVE = 0.12
+# What a time budget keeps for the final evaluation, the saving and the machine's moods: a share, and seconds.
+_RESERVE, _RESERVE_SECONDS = 0.12, 3.0
 # Peak learning rates that train small models well; under muon it is that of embeddings, head and norms.
 _LEARNING_RATES = {"muon": 0.01, "adamw": 1e-3, "rmsprop": 1e-3, "adafactor": 1e-2}
 
@@ -155,7 +155,8 @@ class _Plan:
 
 def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
     """Model size, batch, steps and intervals from `training.minutes`."""
-    left = config.training.minutes * 60 * (1 - _RESERVE) - (time.monotonic() - begun)
+    spent = time.monotonic() - begun + _RESERVE_SECONDS
+    left = config.training.minutes * 60 * (1 - _RESERVE) - spent
     if left < 5:
         raise InputError(
             f"{config.training.minutes:g} minutes are over before training begins", where="training.minutes"
