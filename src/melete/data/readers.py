@@ -128,11 +128,13 @@ def read_documents(
             note(f"{source}: {len(empty)} files without text skipped, the first is {empty[0]}")
 
 
-def read_rows(source: str, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
+def read_rows(source: str, *, max_line_bytes: int = MAX_LINE_BYTES, plain: bool = False) -> Iterator[Row]:
     """The rows of a .jsonl, .csv, .tsv or .parquet file, of a folder of them, or of JSON lines on standard input.
 
     Args:
         source: a path, or "-".
+        plain: plain text is read too, and so is standard input: each line, blank or not, as a row of one column,
+            `text`.
         max_line_bytes: the longest line (CSV: record, over all its lines) that is read.
 
     Raises:
@@ -141,8 +143,8 @@ def read_rows(source: str, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[
     """
     reading, found = Reading(max_line_bytes), False
     for name in list_files(source, reading.note):
-        kind = "jsonl" if name == STDIN else file_format(name)
-        if kind == "text":
+        kind = "jsonl" if name == STDIN and not plain else file_format(name)
+        if kind == "text" and not plain:
             raise InputError("not a file of rows", where=name, expected=".jsonl, .csv, .tsv or .parquet")
         for row in _ROWS[kind](name, reading):
             found = True
@@ -220,7 +222,7 @@ def _row_documents(
     for row in rows:
         if column is None:
             strings = [key for key, value in row.values.items() if isinstance(value, str)]
-            column = _choose_column(list(row.values), strings, text_column, row.file, row.line, reading)
+            column = choose_column(list(row.values), strings, text_column, row.file, row.line, reading.note)
         text = row.values.get(column)
         if not isinstance(text, str):
             raise _no_text(column, text, list(row.values), f"{row.file}:{row.line}")
@@ -231,10 +233,24 @@ def _row_documents(
         yield Document(text, row.file, row.line)
 
 
-def _choose_column(
-    columns: list[str], strings: list[str], wanted: str | None, file: str, line: int, reading: Reading
+def choose_column(
+    columns: list[str],
+    strings: list[str],
+    wanted: str | None,
+    file: str,
+    line: int,
+    note: Callable[[str], None] = say,
 ) -> str:
-    """The column of the text: the one that was asked for, one of the usual names, or the only one of strings."""
+    """The column of the text: the one that was asked for, one of the usual names, or the only one of strings.
+
+    Args:
+        strings: those of the columns that hold strings.
+        file, line: where the columns were found.
+        note: told which column was chosen, where there were several.
+
+    Raises:
+        InputError: no such column, or no way to tell.
+    """
     if wanted is not None:
         if wanted not in columns:
             raise _no_text(wanted, None, columns, f"{file}:{line}")
@@ -247,7 +263,7 @@ def _choose_column(
         do = "name one with --text-column" if strings else ""
         raise InputError(f"which column is the text? Its {which}", where=f"{file}:{line}", do=do)
     if len(columns) > 1:
-        reading.note(f"{file}: the text is column {chosen!r} (of {_listed(columns)})")
+        note(f"{file}: the text is column {chosen!r} (of {_listed(columns)})")
     return chosen
 
 
@@ -312,6 +328,13 @@ def _jsonl(name: str, reading: Reading) -> Iterator[Row]:
         yield Row(values, file, lines.number)
 
 
+def _lines(name: str, reading: Reading) -> Iterator[Row]:
+    file, lines = display_name(name), _Lines(name, reading)
+    for line in lines:
+        lines.begin()
+        yield Row({"text": line.removesuffix("\n").removesuffix("\r")}, file, lines.number)
+
+
 def _csv(name: str, reading: Reading) -> Iterator[Row]:
     # The module's own limit is 128 KiB a field, for the whole process; ours is kept by _Lines.
     csv.field_size_limit(max(csv.field_size_limit(), reading.max_line_bytes + 2))
@@ -363,7 +386,7 @@ def _parquet_documents(name: str, text_column: str | None, reading: Reading) -> 
         strings = [
             field.name for field in schema if str(field.type) in ("string", "large_string", "string_view")
         ]
-        column = _choose_column(list(schema.names), strings, text_column, name, 1, reading)
+        column = choose_column(list(schema.names), strings, text_column, name, 1, reading.note)
         yield from _row_documents(name, _parquet_batches(file, name, [column]), column, reading)
 
 
@@ -407,6 +430,7 @@ def _open_parquet(name: str) -> Iterator[Any]:
 
 
 _ROWS: dict[str, Callable[[str, Reading], Iterator[Row]]] = {
+    "text": _lines,
     "jsonl": _jsonl,
     "csv": _csv,
     "tsv": _tsv,

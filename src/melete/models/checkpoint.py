@@ -163,6 +163,19 @@ def load_config(folder: Path) -> ModelConfig:
     return module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
 
 
+def named_head(folder: Path) -> tuple[str, str, str | None]:
+    """What config.json says a folder is: its family, the class it names, and the task we have that class for, if any.
+
+    Raises:
+        InputError: no config.json, or not one of a family we have.
+    """
+    values = _read_json(folder / CONFIG)
+    module = _family_of(values, folder / CONFIG)
+    named = values.get("architectures") or [""]
+    tasks = [task for task, head in module.HEADS.items() if named == [head.architecture]]
+    return module.Model.family, str(named[0]), tasks[0] if tasks else None
+
+
 def locate(source: str) -> Path:
     """The folder that holds a model's files.
 
