@@ -71,11 +71,6 @@ class _Recipe:
     hub: _Hub | None = None
 
 
-def count_words(text: str) -> int:
-    """Words as the language-modelling literature counts them: what white space separates, and one end a line."""
-    return len(text.split()) + text.count("\n")
-
-
 def _whole(path: str, held_out: bool) -> Iterator[Document]:
     return read_documents([path], note=_quiet)
 

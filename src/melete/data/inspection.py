@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,15 +11,13 @@ import numpy as np
 
 from melete.console import Progress
 from melete.data.readers import Document
+from melete.data.scripts import CJK
 from melete.data.splits import Distinct, text_hash
 from melete.errors import InputError
 
 _EXAMPLES, _EXAMPLE_CHARACTERS, _PROBLEMS = 3, 80, 5
 _SLICE = 1 << 20  # characters looked at together
 _OTHER, _LETTER, _CJK, _SPACE = range(4)
-_CJK_BLOCKS = (
-    (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
-)  # fmt: skip
 
 
 @dataclass
@@ -95,8 +94,8 @@ class _Kinds:
 
     def __init__(self) -> None:
         self.table = np.fromiter(map(_kind, range(0x110000)), np.uint8, 0x110000)
-        for first, last in _CJK_BLOCKS:
-            self.table[first : last + 1] = _CJK
+        for first, last in re.findall("(.)-(.)", CJK):
+            self.table[ord(first) : ord(last) + 1] = _CJK
         self.counts = np.zeros(4, np.int64)
 
     def add(self, text: str) -> int:

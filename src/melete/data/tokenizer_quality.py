@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from melete.data.scripts import CJK
 from melete.data.tokenizer_training import sample
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
@@ -16,7 +17,7 @@ from melete.errors import InputError
 _MOST = 16_000_000  # characters looked at
 _UNIT = 2_000  # characters of one language decision
 _SHOWN = 60  # characters of a sample segmentation
-_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_CJK = re.compile(f"[{CJK}]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _LETTER = re.compile(r"[^\W\d_]")
 

@@ -16,6 +16,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from melete.console import Progress, say
+from melete.data.scripts import CJK
 from melete.errors import InputError
 
 SAMPLE = 64_000_000  # what a learner is given at most, in `_memory` units
@@ -23,9 +24,8 @@ END = "<|endoftext|>"
 
 # A learner keeps every distinct pre-token and all its pairs in memory, and unspaced text (Chinese, base64, a line of
 # dashes) makes pre-tokens as long as the text. Cutting such runs bounds both; prose is hardly ever touched.
-_CJK_RANGES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-_LONG_RUN = re.compile(rf"[{_CJK_RANGES}]{{16}}|\S{{128}}|\s{{128}}")
-_CJK = re.compile(f"[{_CJK_RANGES}]")
+_LONG_RUN = re.compile(rf"[{CJK}]{{16}}|\S{{128}}|\s{{128}}")
+_CJK = re.compile(f"[{CJK}]")
 _PIECE = 1 << 16
 _UNBROKEN = re.compile(r"\S{33,}")
 _LONGEST_TOKEN = 64  # bytes

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from melete.console import say
+from melete.data.scripts import HAN, KANA
 from melete.errors import InputError
 
 # The words of a run of Han characters, in order; joined they are the run.
 Cut = Callable[[str], list[str]]
 
-_HAN_RANGES = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_HAN = re.compile(f"[{_HAN_RANGES}]+")
-_KANA = "\u3040-\u30ff"  # Japanese: its runs are left whole
-_LETTER = rf"[^\W_{_HAN_RANGES}{_KANA}]"
+_HAN = re.compile(f"[{HAN}]+")
+_LETTER = rf"[^\W_{HAN}{KANA}]"
+# Japanese: runs of kana are left whole.
 _WORD = re.compile(
-    rf"(?P<han>[{_HAN_RANGES}]+)|[{_KANA}]+|{_LETTER}(?:{_LETTER}|[\u0300-\u036f]|['’.,](?={_LETTER}))*|\S"
+    rf"(?P<han>[{HAN}]+)|[{KANA}]+|{_LETTER}(?:{_LETTER}|[\u0300-\u036f]|['’.,](?={_LETTER}))*|\S"
 )
 _INSIDE = re.compile(r"['’.,]")
 
