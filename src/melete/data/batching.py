@@ -46,17 +46,21 @@ def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int) -> list[np.nda
     window = max(1, int(WINDOW_BATCHES * budget / lengths.mean()))
     batches: list[np.ndarray] = []
     for start in range(0, count, window):
-        part = order[start : start + window]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        first = 0
-        sizes = lengths[part].tolist()
-        for i, size in enumerate(sizes):
-            if size * (i - first + 1) > budget:
-                batches.append(part[first:i])
-                first = i
-        batches.append(part[first:])
+        batches += like_lengths(order[start : start + window], lengths, budget)
     turn = permuted(np.arange(len(batches)), len(batches), seed, epoch | _BATCH_ORDER)
     return [batches[i] for i in turn]
+
+
+def like_lengths(numbers: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Samples sorted by length, and cut where one more would not fit into a batch of `budget` tokens with padding."""
+    numbers = numbers[np.argsort(lengths[numbers], kind="stable")]
+    batches: list[np.ndarray] = []
+    first = 0
+    for i, size in enumerate(lengths[numbers].tolist()):
+        if size * (i - first + 1) > budget:
+            batches.append(numbers[first:i])
+            first = i
+    return [*batches, numbers[first:]]
 
 
 class SortedBatches:
