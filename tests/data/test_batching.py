@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melete.data.batching import SortedBatches, lay_out, plan
+from melete.data.batching import SortedBatches, lay_out, like_lengths, plan
 from melete.data.encoder_text import EncoderText, Samples
 from melete.errors import InputError
 
@@ -154,3 +154,10 @@ def test_packed_texts_stand_side_by_side() -> None:
     padded = lay_out(columns, {"input_ids": 0})
     assert padded.doc_starts.tolist() == [[0, 0], [1, 0], [2, 0], [3, 0]]
     assert padded.tokens == batch.tokens == 15
+
+
+def test_a_batch_holds_like_lengths_and_no_more_than_its_budget() -> None:
+    lengths = np.array([5, 100, 3, 3, 40, 7])
+    batches = like_lengths(np.arange(6), lengths, 21)
+    assert [batch.tolist() for batch in batches] == [[2, 3, 0], [5], [4], [1]]
+    assert like_lengths(np.arange(0), lengths, 10) == []

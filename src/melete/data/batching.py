@@ -52,15 +52,20 @@ def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int) -> list[np.nda
 
 
 def like_lengths(numbers: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Samples sorted by length, and cut where one more would not fit into a batch of `budget` tokens with padding."""
+    """Samples sorted by length, and cut where one more would not fit into a batch of `budget` tokens with padding.
+
+    Args:
+        numbers: of the samples, int64 (M,).
+        lengths: tokens of every sample, int64 (N,); one beyond the budget has a batch of its own.
+    """
     numbers = numbers[np.argsort(lengths[numbers], kind="stable")]
     batches: list[np.ndarray] = []
     first = 0
     for i, size in enumerate(lengths[numbers].tolist()):
-        if size * (i - first + 1) > budget:
+        if i > first and size * (i - first + 1) > budget:
             batches.append(numbers[first:i])
             first = i
-    return [*batches, numbers[first:]]
+    return [*batches, numbers[first:]] if len(numbers) else []
 
 
 class SortedBatches:
