@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
-from melete.models import build, build_encoder
-from melete.models.base import Decoder
+from melete.models import build, build_encoder, preset, random_model
+from melete.models.base import Decoder, Network
 
 VOCAB = 97
 CONTEXT = 32
@@ -65,6 +65,14 @@ def tiny_encoder(family: str, *, task: str | None = None, seed: int = 0, **overr
     return build_encoder(
         f"{family}:nano", task=task, vocab_size=VOCAB, seed=seed, init="normal", **fields
     ).eval()
+
+
+def tiny_network(family: str, task: str, *, seed: int = 0, **overrides: Any) -> Network:
+    """A model of any family with the head of a task, as `tiny`."""
+    sizes = (SIZES | ENCODER_SIZES)[family]
+    fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **sizes, **overrides}
+    config = preset(f"{family}:nano", vocab_size=VOCAB, **fields)
+    return random_model(family, config, task, seed=seed, init="normal").eval()
 
 
 def token_rows(*lengths: int, seed: int = 0, vocab: int = VOCAB) -> list[Tensor]:

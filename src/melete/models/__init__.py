@@ -81,14 +81,12 @@ def skeleton(family_name: str, config: ModelConfig, task: str | None = None) -> 
     """
     import torch
 
-    from melete.models.base import Decoder
-
     module = family(family_name)
     task = task or next(iter(module.HEADS))
     if task not in module.HEADS:
         raise InputError(f"{family_name} has no head for {task!r}", expected=_nearest(task, module.HEADS))
     with torch.device("meta"):
-        return module.Model(config) if issubclass(module.Model, Decoder) else module.Model(config, task)
+        return module.Model(config, task)
 
 
 def random_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import torch
@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.nn.cache import KVCache
+from melete.nn.linear import Linear
+from melete.nn.pooling import last_tokens
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,6 +35,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         initializer_range: standard deviation of initial weights.
         attention_dropout: on attention weights.
         bos_token_id, eos_token_id, pad_token_id: what `config.json` and `generation_config.json` say of them.
+        id2label: names of the labels, in the order of the task's output.
+        problem_type: what the labels of a text are: one of them, any of them, or a number.
+        classifier_dropout: before the last layer of a task; None is `hidden_dropout`.
     """
 
     vocab_size: Count
@@ -44,6 +50,21 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+    id2label: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
+    classifier_dropout: Share | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels; where nobody gave them any, what Hugging Face calls them."""
+        return self.id2label or ("LABEL_0", "LABEL_1")
+
+    @property
+    def output_dropout(self) -> float:
+        """Share that is dropped before the last layer of a task."""
+        if self.classifier_dropout is not None:
+            return self.classifier_dropout
+        return getattr(self, "hidden_dropout", 0.0)
 
 
 class DecoderConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,12 +108,38 @@ class Head:
 
     Attributes:
         architecture: the Hugging Face class that opens the folder.
-        parts: attribute of the model -> the module built from its config. The family's key table knows their
-            tensors, so that a part the task does not use is told from a stranger.
+        parts: attribute of the model -> the module built from its config; None where the config wants none. The
+            family's key table knows their tensors, so that a part the task does not use is told from a stranger.
+        labelled: the part whose outputs are the labels: for other labels, or another task, it starts anew.
+        trunk: what this class calls the rest of the model, where that is not the key table's prefix.
     """
 
     architecture: str
-    parts: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
+    parts: Mapping[str, Callable[[Any], nn.Module | None]] = field(default_factory=dict)
+    labelled: str = ""
+    trunk: str = ""
+
+
+class Output(Linear):
+    """The last layer of a task: dropout, and a score for each label."""
+
+    def __init__(self, config: ModelConfig, labels: int, bias: bool = True, dropout: bool = True) -> None:
+        super().__init__(config.hidden_size, labels, bias=bias)
+        self.dropout = config.output_dropout if dropout else 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., D) -> (..., labels)."""
+        return super().forward(F.dropout(input, self.dropout, self.training))
+
+
+def label_output(config: ModelConfig) -> nn.Module:
+    """A score for each label."""
+    return Output(config, len(config.labels))
+
+
+def span_output(config: ModelConfig) -> nn.Module:
+    """Two scores a token: that an answer begins here, that one ends here."""
+    return Output(config, 2, dropout=False)
 
 
 class Network(nn.Module):
@@ -110,6 +157,49 @@ class Network(nn.Module):
     config: Any  # a ModelConfig: decoders and encoders say which
     task: str
 
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """Hidden states of the last layer, (B, T, D).
+
+        Raises:
+            InputError: a text longer than the model's context.
+        """
+
+    @abstractmethod
+    def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Scores of the labels of each document, in the order of `doc_starts`: (B, T, D) -> (N, labels).
+
+        Raises:
+            InputError: the model wears another head; so do the next two.
+        """
+
+    def tag_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the labels of each token, (B, T, D) -> (B, T, labels)."""
+        return self._part("tagger")(hidden)
+
+    def span_logits(self, hidden: Tensor) -> Tensor:
+        """Whether an answer begins, and whether one ends at each token, (B, T, D) -> (B, T, 2)."""
+        return self._part("span")(hidden)
+
+    def _wear(self, head: Head) -> None:
+        """Add the parts of a head."""
+        for name, part in head.parts.items():
+            if (module := part(self.config)) is not None:
+                self.add_module(name, module)
+
+    def _part(self, name: str) -> Any:
+        """A module of the head.
+
+        Raises:
+            InputError: the head of this task does not have it.
+        """
+        if name not in self._modules:
+            raise InputError(
+                f"a {self.family} model for {self.task} has no `{name}` head",
+                do="build or load it with a task that has one",
+            )
+        return self._modules[name]
+
     def _checked_length(self, length: int) -> int:
         longest = self.config.max_position_embeddings
         if length > longest:
@@ -125,7 +215,6 @@ class Decoder(Network):
     """A causal language model: token ids to hidden states, and an output matrix."""
 
     config: DecoderConfig
-    task = "text-generation"
 
     @abstractmethod
     def encode(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
@@ -142,11 +231,22 @@ class Decoder(Network):
     @property
     @abstractmethod
     def head_weight(self) -> Tensor:
-        """The output matrix (V, D), tied or not."""
+        """The output matrix (V, D), tied or not.
+
+        Raises:
+            InputError: the model wears another head.
+        """
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token: (..., D) -> (..., V)."""
         return F.linear(hidden, self.head_weight)
+
+    def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Scores of the labels of each document, from its last token that is not padding: (N, labels)."""
+        classify, pad = self._part("classifier"), self.config.pad_token_id
+        # The end of a text may be the padding token: transformers passes over it, and so do we.
+        skipped = None if pad is None else batch.input_ids == pad
+        return classify(last_tokens(hidden, batch.doc_ids, batch.doc_starts, skipped))
 
     def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache on the model's device; `dtype` defaults to that of its weights."""
@@ -177,14 +277,6 @@ class Encoder(Network):
     config: EncoderConfig
 
     @abstractmethod
-    def encode(self, batch: Batch) -> Tensor:
-        """Hidden states of the last layer, (B, T, D).
-
-        Raises:
-            InputError: a document longer than the model's context.
-        """
-
-    @abstractmethod
     def mlm_hidden(self, hidden: Tensor) -> Tensor:
         """What meets the output matrix, at the positions given: (..., D) -> (..., E).
 
@@ -208,17 +300,6 @@ class Encoder(Network):
 
     def _context(self, batch: Batch) -> int:
         """Positions in play: those of the longest document, as a packed row may hold more than a context."""
+        if torch.compiler.is_exporting():  # rows of one document: a graph cannot ask for the positions
+            return self._checked_length(batch.input_ids.shape[1])
         return self._checked_length(int(batch.position_ids.max()) + 1)
-
-    def _part(self, name: str) -> Any:
-        """A module of the head.
-
-        Raises:
-            InputError: the head of this task does not have it.
-        """
-        if name not in self._modules:
-            raise InputError(
-                f"a {self.family} model for {self.task} has no `{name}` head",
-                do="build or load it with a task that has one",
-            )
-        return self._modules[name]

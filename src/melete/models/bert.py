@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models.base import Count, Encoder, EncoderConfig, Head, Share
+from melete.models.base import Count, Encoder, EncoderConfig, Head, Share, label_output, span_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
 from melete.nn.linear import Linear
+from melete.nn.pooling import first_tokens
 from melete.nn.positions import resized_positions
 
 
@@ -123,8 +124,7 @@ class Pooler(nn.Module):
 
     def forward(self, hidden: Tensor, doc_starts: Tensor) -> Tensor:
         """(B, T, D) and (N, 2) -> (N, D)."""
-        rows, columns = doc_starts.unbind(1)
-        return self.dense(hidden[rows, columns]).tanh()
+        return self.dense(first_tokens(hidden, doc_starts)).tanh()
 
 
 def _next_sentence(config: Config) -> nn.Module:
@@ -137,6 +137,13 @@ HEADS: dict[str, Head] = {
     "pretraining": Head(
         "BertForPreTraining", {"pooler": Pooler, "mlm": MaskedLMHead, "next_sentence": _next_sentence}
     ),
+    "text-classification": Head(
+        "BertForSequenceClassification",
+        {"pooler": Pooler, "classifier": label_output},
+        labelled="classifier",
+    ),
+    "token-classification": Head("BertForTokenClassification", {"tagger": label_output}, labelled="tagger"),
+    "question-answering": Head("BertForQuestionAnswering", {"span": span_output}, labelled="span"),
 }
 
 
@@ -151,8 +158,7 @@ class Model(Encoder):
         self.config, self.task = config, task
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        for name, part in HEADS[task].parts.items():
-            self.add_module(name, part(config))
+        self._wear(HEADS[task])
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, (B, T, D); see `Encoder.encode`."""
@@ -188,6 +194,11 @@ class Model(Encoder):
             InputError: the model wears no pretraining head.
         """
         return self._part("next_sentence")(self._part("pooler")(hidden, batch.doc_starts))
+
+    def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Scores of the labels of each document, (N, labels); see `Network.class_logits`."""
+        classify = self._part("classifier")
+        return classify(self._part("pooler")(hidden, batch.doc_starts))
 
 
 def _preset(width: int, layers: int, heads: int, **other: Any) -> Config:
@@ -239,10 +250,11 @@ KEYS = KeyTable(
             ("mlm.norm", "cls.predictions.transform.LayerNorm"),
             ("next_sentence", "cls.seq_relationship"),
             ("classifier", "classifier"),
+            ("tagger", "classifier"),
             ("span", "qa_outputs"),
         ),
     ),
-    heads=("pooler", "mlm", "next_sentence", "classifier", "span"),
+    heads=("pooler", "mlm", "next_sentence", "classifier", "tagger", "span"),
     tied=(
         ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
         ("cls.predictions.decoder.bias", "cls.predictions.bias"),
@@ -266,6 +278,7 @@ CONFIG_KEYS = ConfigTable(
         ("initializer_range", "initializer_range"),
         ("attention_dropout", "attention_probs_dropout_prob"),
         ("hidden_dropout", "hidden_dropout_prob"),
+        ("classifier_dropout", "classifier_dropout"),
         ("bos_token_id", "bos_token_id"),
         ("eos_token_id", "eos_token_id"),
         ("pad_token_id", "pad_token_id"),
@@ -276,6 +289,7 @@ CONFIG_KEYS = ConfigTable(
         "initializer_range": 0.02,
         "attention_probs_dropout_prob": 0.1,
         "hidden_dropout_prob": 0.1,
+        "classifier_dropout": None,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": 0,
@@ -289,7 +303,6 @@ CONFIG_KEYS = ConfigTable(
     },
     ignored=frozenset(
         {
-            "classifier_dropout",
             "directionality",
             "gradient_checkpointing",
             "pooler_fc_size",

@@ -22,6 +22,7 @@ from torch import Tensor
 from melete.errors import InputError, StorageError
 from melete.models import FAMILIES, causal_families, family, random_model, skeleton
 from melete.models.base import Decoder, Encoder, Head, ModelConfig, Network
+from melete.models.keymap import make_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -55,11 +56,13 @@ def save_model(
         StorageError: the folder cannot be written.
     """
     module = family(model.family)
-    tensors = module.KEYS.export_tensors(model.state_dict() if state_dict is None else state_dict)
+    head = module.HEADS[model.task]
+    state = model.state_dict() if state_dict is None else state_dict
+    tensors = module.KEYS.export_tensors(state, head.trunk)
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     config = module.CONFIG_KEYS.export_config(model.config) | {
-        "architectures": [module.HEADS[model.task].architecture],
+        "architectures": [head.architecture],
         "dtype": dtype,
     }
     specials = {
@@ -70,7 +73,7 @@ def save_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / CONFIG, config)
-        if isinstance(model, Decoder):
+        if model.task == "text-generation":
             _write_json(folder / GENERATION, specials)
         if tokenizer is not None and tokenizer != folder:
             for name in TOKENIZER_FILES:
@@ -98,13 +101,15 @@ def load_model(
     Raises:
         InputError: no model there, or its files contradict one another; the line names the file and the key.
     """
-    model = _load(folder, None, max_position_embeddings, rope_scaling)
+    model = load_network(folder, max_position_embeddings=max_position_embeddings, rope_scaling=rope_scaling)
     if not isinstance(model, Decoder):
         raise InputError(
             f"a {model.family} model reads in both directions, and continuing a text needs a causal one",
             where=str(folder),
             expected=" or ".join(causal_families()),
         )
+    if model.task != "text-generation":
+        raise InputError(f"a model for {model.task} does not continue a text", where=str(folder))
     return model
 
 
@@ -125,25 +130,53 @@ def load_encoder(
     Raises:
         InputError: as `load_model`; a causal model, or no head for this task.
     """
-    model = _load(folder, task, max_position_embeddings, rope_scaling)
+    model = load_network(
+        folder, task=task, max_position_embeddings=max_position_embeddings, rope_scaling=rope_scaling
+    )
     if not isinstance(model, Encoder):
         raise InputError(f"a {model.family} model is no encoder", where=str(folder))
     return model
 
 
-def _load(folder: Path, task: str | None, length: int | None, rope_scaling: str | None) -> Network:
+def load_network(
+    folder: Path,
+    *,
+    task: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    max_position_embeddings: int | None = None,
+    rope_scaling: str | None = None,
+) -> Network:
+    """A model of any family with the head of any task; otherwise as `load_encoder`.
+
+    The last layer of a task belongs to its labels: for another task, or other labels, it starts from random weights.
+
+    Args:
+        changes: config fields to replace: labels, dropout.
+        seed: of the weights that a folder lacks.
+
+    Raises:
+        InputError: as `load_encoder`.
+    """
     values = _read_json(folder / CONFIG)
     module = _family_of(values, folder / CONFIG)
-    config = module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
-    name, task = module.Model.family, task or _task_of(module.HEADS, values)
+    saved = module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
+    name, named = module.Model.family, _named_task(module.HEADS, values)
+    task = task or named or next(iter(module.HEADS))
+    fields = {field: getattr(saved, field) for field in saved.__struct_fields__}
+    config = make_config(module.Config, fields | dict(changes or {}), where=str(folder / CONFIG))
     shapes = {key: tensor.shape for key, tensor in skeleton(name, config, task).state_dict().items()}
-    tensors, where = _read_tensors(folder, module.HEADS[task].architecture)
-    state = module.KEYS.import_tensors(tensors, shapes, where)
+    head = module.HEADS[task]
+    other = named not in (task, None) or config.labels != saved.labels
+    tensors, where = _read_tensors(folder, head.architecture)
+    state = module.KEYS.import_tensors(
+        tensors, shapes, where, head=head, whole=named == task, anew=head.labelled if other else ""
+    )
     if len(state) < len(shapes):  # a new head
-        state = random_model(name, config, task).state_dict() | state
+        state = random_model(name, config, task, seed=seed).state_dict() | state
     state = {key: tensor.float().contiguous() for key, tensor in state.items()}
-    if length is not None or rope_scaling is not None:
-        longest = length or config.max_position_embeddings
+    if max_position_embeddings is not None or rope_scaling is not None:
+        longest = max_position_embeddings or config.max_position_embeddings
         config, state = module.resize_context(config, state, longest, rope_scaling)
     model = skeleton(name, config, task)
     model.load_state_dict(state, assign=True)
@@ -198,8 +231,12 @@ def locate(source: str) -> Path:
         from melete.data.hub import download
 
         return download(source, kind="model", patterns=_HUB_FILES)
+    run = Path("runs", source)
     raise InputError(
-        "no such folder", where=source, expected="a run, a checkpoint, a model folder or a Hub name"
+        "no such folder",
+        where=source,
+        expected="a run, a checkpoint, a model folder or a Hub name",
+        do=f"there is {run}" if run.is_dir() else "",
     )
 
 
@@ -227,13 +264,10 @@ def _family_of(values: Mapping[str, Any], where: Path) -> Any:
     return family(str(name))
 
 
-def _task_of(heads: Mapping[str, Head], values: Mapping[str, Any]) -> str:
-    """The task of the class that config.json names; the family's first where we have no head for that class."""
+def _named_task(heads: Mapping[str, Head], values: Mapping[str, Any]) -> str | None:
+    """The task of the class that config.json names; None where we have no head for that class."""
     named = values.get("architectures")
-    for task, head in heads.items():
-        if named == [head.architecture]:
-            return task
-    return next(iter(heads))
+    return next((task for task, head in heads.items() if named == [head.architecture]), None)
 
 
 def _read_tensors(folder: Path, architecture: str) -> tuple[dict[str, Tensor], str]:

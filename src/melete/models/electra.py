@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models.base import Count, Encoder, EncoderConfig, Head, Share
+from melete.models.base import Count, Encoder, EncoderConfig, Head, Output, Share, label_output, span_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
 from melete.nn.linear import Linear
+from melete.nn.pooling import first_tokens
 from melete.nn.positions import resized_positions
 
 
@@ -132,10 +133,30 @@ class MaskedLMHead(nn.Module):
         return self.norm(F.gelu(self.dense(hidden)))  # (..., D) -> (..., E)
 
 
+class Classifier(nn.Module):
+    """A score for each label of a text, from its first token."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.output_dropout)
+        self.dense = Linear(config.hidden_size, config.hidden_size, bias=True)
+        self.output = Output(config, len(config.labels))
+
+    def forward(self, first: Tensor) -> Tensor:
+        return self.output(F.gelu(self.dense(self.dropout(first))))  # (N, D) -> (N, labels)
+
+
 # task -> the Hugging Face class that opens the folder, and the parts it adds
 HEADS: dict[str, Head] = {
     "pretraining": Head("ElectraForPreTraining", {"discriminator": Discriminator}),
     "fill-mask": Head("ElectraForMaskedLM", {"mlm": MaskedLMHead}),
+    "text-classification": Head(
+        "ElectraForSequenceClassification", {"classifier": Classifier}, labelled="classifier"
+    ),
+    "token-classification": Head(
+        "ElectraForTokenClassification", {"tagger": label_output}, labelled="tagger"
+    ),
+    "question-answering": Head("ElectraForQuestionAnswering", {"span": span_output}, labelled="span"),
 }
 
 
@@ -155,8 +176,7 @@ class Model(Encoder):
             else nn.Identity()
         )
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        for name, part in HEADS[task].parts.items():
-            self.add_module(name, part(config))
+        self._wear(HEADS[task])
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, (B, T, D); see `Encoder.encode`."""
@@ -191,6 +211,10 @@ class Model(Encoder):
             InputError: the model wears no discriminator head.
         """
         return self._part("discriminator")(hidden)
+
+    def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Scores of the labels of each document, (N, labels); see `Network.class_logits`."""
+        return self._part("classifier")(first_tokens(hidden, batch.doc_starts))
 
 
 def generator_config(config: Config, share: float = 0.25) -> Config:
@@ -280,6 +304,7 @@ CONFIG_KEYS = ConfigTable(
         ("initializer_range", "initializer_range"),
         ("attention_dropout", "attention_probs_dropout_prob"),
         ("hidden_dropout", "hidden_dropout_prob"),
+        ("classifier_dropout", "classifier_dropout"),
         ("bos_token_id", "bos_token_id"),
         ("eos_token_id", "eos_token_id"),
         ("pad_token_id", "pad_token_id"),
@@ -290,6 +315,7 @@ CONFIG_KEYS = ConfigTable(
         "initializer_range": 0.02,
         "attention_probs_dropout_prob": 0.1,
         "hidden_dropout_prob": 0.1,
+        "classifier_dropout": None,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": 0,
@@ -303,7 +329,6 @@ CONFIG_KEYS = ConfigTable(
     },
     ignored=frozenset(
         {
-            "classifier_dropout",
             "gradient_checkpointing",
             "summary_activation",
             "summary_last_dropout",

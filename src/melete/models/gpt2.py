@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models.base import Count, Decoder, DecoderConfig, Head
-from melete.models.keymap import ConfigTable, KeyTable
+from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, label_output, span_output
+from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
 from melete.nn.linear import Linear
@@ -86,27 +86,47 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+def _lm_head(config: Config) -> nn.Module | None:
+    return None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+def _classifier(config: Config) -> nn.Module:
+    return Output(config, len(config.labels), bias=False)
+
+
+# task -> the Hugging Face class that opens the folder, and the parts it adds
+HEADS: dict[str, Head] = {
+    "text-generation": Head("GPT2LMHeadModel", {"lm_head": _lm_head}),
+    "text-classification": Head(
+        "GPT2ForSequenceClassification", {"classifier": _classifier}, labelled="classifier"
+    ),
+    "token-classification": Head("GPT2ForTokenClassification", {"tagger": label_output}, labelled="tagger"),
+    "question-answering": Head("GPT2ForQuestionAnswering", {"span": span_output}, labelled="span"),
+}
+
+
 class Model(Decoder):
-    """The causal language model."""
+    """The decoder, and the head of one task."""
 
     family = "gpt2"
     residual = ("output", "down")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, task: str = "text-generation") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.task = config, task
         self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._wear(HEADS[task])
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix (V, D), tied or not."""
-        return self.token_embeddings.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        """The output matrix (V, D), tied or not; see `Decoder.head_weight`."""
+        return (
+            self.token_embeddings.weight if self.config.tie_word_embeddings else self._part("lm_head").weight
+        )
 
     def encode(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
         """Hidden states after the final norm, (B, T, D); see `Decoder.encode`."""
@@ -167,7 +187,10 @@ KEYS = KeyTable(
         ("norm.weight", "transformer.ln_f.weight"),
         ("norm.bias", "transformer.ln_f.bias"),
         ("lm_head.weight", "lm_head.weight"),
+        ("classifier.weight", "score.weight"),
+        *with_bias(("tagger", "classifier"), ("span", "qa_outputs")),
     ),
+    heads=("lm_head", "classifier", "tagger", "span"),
     transposed=("query_key_value.weight", "output.weight", "up.weight", "down.weight"),
     tied=(("lm_head.weight", "transformer.wte.weight"),),
     optional_prefix="transformer.",  # the folders on the Hub were saved from the bare model
@@ -189,11 +212,13 @@ CONFIG_KEYS = ConfigTable(
         ("attention_dropout", "attn_pdrop"),
         ("hidden_dropout", "resid_pdrop"),
         ("embedding_dropout", "embd_pdrop"),
+        ("classifier_dropout", "classifier_dropout"),
         ("bos_token_id", "bos_token_id"),
         ("eos_token_id", "eos_token_id"),
         ("pad_token_id", "pad_token_id"),
     ),
     defaults={
+        "classifier_dropout": None,
         "n_inner": None,
         "layer_norm_epsilon": 1e-5,
         "initializer_range": 0.02,
@@ -227,9 +252,6 @@ CONFIG_KEYS = ConfigTable(
 )
 
 INITIALISATION = "scaled-normal"
-
-# task -> the Hugging Face class that opens the folder
-HEADS = {"text-generation": Head("GPT2LMHeadModel")}
 
 
 def resize_context(

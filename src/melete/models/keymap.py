@@ -17,7 +17,7 @@ from torch import Tensor
 
 from melete.console import say
 from melete.errors import InputError
-from melete.models.base import ModelConfig
+from melete.models.base import Head, ModelConfig
 from melete.nn.positions import RopeParameters
 
 AnyConfig = TypeVar("AnyConfig", bound=ModelConfig)
@@ -31,7 +31,8 @@ class KeyTable:
         pairs: (ours, theirs).
         transposed: ends of our names whose matrices lie the other way round on their side.
         tied: (theirs, theirs): the first is the second where the model ties them; a file may hold both.
-        optional_prefix: may be missing from every one of their names in a file.
+        optional_prefix: of their names outside the heads; may be missing from every one of them in a file.
+        other_prefixes: what some of their classes have in its place.
         ignored: their names that carry nothing.
         heads: parts of our names (what stands before the first dot) that only some tasks use.
         renamed: (end of their names in old files, end of theirs now).
@@ -41,38 +42,47 @@ class KeyTable:
     transposed: tuple[str, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     optional_prefix: str = ""
+    other_prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
 
-    def our_name(self, theirs: str) -> str | None:
-        """Our name of one of their tensors; None if the table does not know it."""
+    def our_names(self, theirs: str) -> list[str]:
+        """What one of their tensors may be with us: heads of several tasks can share their name."""
         return _translate(theirs, ((b, a) for a, b in self.pairs))
 
     def their_name(self, ours: str) -> str:
         """Their name of one of our tensors."""
-        name = _translate(ours, self.pairs)
-        assert name is not None, f"the key table lacks {ours}"
+        (name,) = _translate(ours, self.pairs)
         return name
 
-    def export_tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our state dict under their names, each tensor contiguous."""
-        return {
-            self.their_name(name): self._turn(name, tensor).contiguous() for name, tensor in state.items()
-        }
+    def export_tensors(self, state: Mapping[str, Tensor], trunk: str = "") -> dict[str, Tensor]:
+        """Our state dict under their names, each tensor contiguous; `trunk` as in `Head`."""
+        named = {self.their_name(name): self._turn(name, tensor) for name, tensor in state.items()}
+        return {self._under(trunk, name): tensor.contiguous() for name, tensor in named.items()}
 
     def import_tensors(
-        self, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str
+        self,
+        tensors: Mapping[str, Tensor],
+        shapes: Mapping[str, torch.Size],
+        where: str,
+        *,
+        head: Head,
+        whole: bool = True,
+        anew: str = "",
     ) -> dict[str, Tensor]:
         """Their tensors under our names.
 
-        Heads that the file has and the model does not are left out, heads that the model has and the file does not
-        are missing from what is returned: a line is printed of either.
+        Parts of heads that the file has and the model does not are left out, those that the model has and the file
+        does not are missing from what is returned: a line is printed of either.
 
         Args:
             tensors: as they stand in the file.
             shapes: what our model expects, by our names.
             where: the file, for errors.
+            head: what our model wears.
+            whole: the file is of this very head, so that no part of it may be missing.
+            anew: a part that is left out though it is there.
 
         Raises:
             InputError: tensors are left over or missing, a shape is not what the config says, or two tied tensors
@@ -81,14 +91,17 @@ class KeyTable:
         tensors = self._with_prefix({self._new_name(name): tensor for name, tensor in tensors.items()})
         state: dict[str, Tensor] = {}
         unknown: list[str] = []
-        worn = {_part(name) for name in shapes}.intersection(self.heads)
         unused: set[str] = set()
         for theirs, tensor in tensors.items():
-            ours = self.our_name(theirs)
-            if ours is not None and ours in shapes:
+            names = self.our_names(theirs)
+            ours = next((name for name in names if name in shapes), None)
+            parts = {_part(name) for name in names}
+            if ours is not None and _part(ours) == anew:
+                unused.add(anew)
+            elif ours is not None:
                 state[ours] = self._checked(ours, theirs, tensor, shapes[ours], where)
-            elif ours is not None and _part(ours) in self.heads and _part(ours) not in worn:
-                unused.add(_part(ours))
+            elif parts and parts <= set(self.heads) - set(head.parts):
+                unused.add(_part(names[0]))
             elif not self._is_copy(theirs, tensors, where) and not _matches(theirs, self.ignored):
                 unknown.append(theirs)
         if unknown:
@@ -97,14 +110,12 @@ class KeyTable:
                 where=where,
                 expected="the tensors config.json describes",
             )
-        new = worn - {_part(name) for name in state}
+        expected = {_part(name) for name in shapes}.intersection(head.parts)
+        new = {anew} & expected if whole else expected - {_part(name) for name in state}
         missing = [self.their_name(name) for name in shapes if name not in state and _part(name) not in new]
         if missing:
             raise InputError(f"{len(missing)} tensors are missing ({_some(missing)})", where=where)
-        if unused:
-            say(f"{where}: left out what this task does not use: {', '.join(sorted(unused))}")
-        if new:
-            say(f"{where}: not in there, so it starts from random weights: {', '.join(sorted(new))}")
+        _announce(where, new, unused - {anew}, anew if anew in unused else "")
         return state
 
     def _new_name(self, theirs: str) -> str:
@@ -113,8 +124,18 @@ class KeyTable:
                 return theirs.removesuffix(old) + new
         return theirs
 
+    def _under(self, trunk: str, theirs: str) -> str:
+        if trunk and theirs.startswith(self.optional_prefix):
+            return trunk + theirs.removeprefix(self.optional_prefix)
+        return theirs
+
     def _with_prefix(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         prefix = self.optional_prefix
+        for other in self.other_prefixes:
+            tensors = {
+                prefix + name.removeprefix(other) if name.startswith(other) else name: tensor
+                for name, tensor in tensors.items()
+            }
         if not prefix or any(name.startswith(prefix) for name in tensors):
             return tensors
         heads = {first for first, _ in self.tied}
@@ -178,6 +199,11 @@ class ConfigTable:
         values |= {theirs: ours[name] for name, theirs in self.names}
         values |= {theirs: accepted[0] for theirs, accepted in self.fixed.items()}
         values |= {name: ours[name] for name in self.extras if ours[name]}
+        if config.id2label:
+            values["id2label"] = {str(i): name for i, name in enumerate(config.id2label)}
+            values["label2id"] = {name: i for i, name in enumerate(config.id2label)}
+        if config.problem_type is not None:
+            values["problem_type"] = config.problem_type
         if isinstance(rope := getattr(config, "rope_parameters", None), RopeParameters):
             values |= _export_rope(rope)
         elif isinstance(rope, msgspec.Struct):  # of each kind of layer
@@ -211,6 +237,7 @@ class ConfigTable:
                 )
             ours[name] = values.pop(theirs, self.defaults.get(theirs))
         ours |= {name: values.pop(name) for name in self.extras if name in values}
+        ours |= {"id2label": _import_labels(values, where), "problem_type": values.pop("problem_type", None)}
         if unknown := sorted(values.keys() - self.ignored - _IGNORED):
             raise InputError(
                 f"unknown keys {_some(unknown)}",
@@ -279,6 +306,22 @@ def _import_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
     return {key: value for key, value in rope.items() if value is not None}
 
 
+def _import_labels(values: dict[str, Any], where: str) -> tuple[str, ...]:
+    """The names in the order of their ids; nothing where a file leaves them out."""
+    names, back, count = (values.pop(key, None) for key in ("id2label", "label2id", "num_labels"))
+    if not names:
+        return tuple(f"LABEL_{i}" for i in range(count)) if isinstance(count, int) else ()
+    ids = [str(i) for i in range(len(names))]
+    if not isinstance(names, dict) or set(map(str, names)) != set(ids):
+        raise InputError("id2label does not number its labels from 0 on", where=where)
+    labels = tuple(str({str(i): name for i, name in names.items()}[i]) for i in ids)
+    if count not in (None, len(labels)):
+        raise InputError(f"num_labels is {count}, but id2label names {len(labels)}", where=where)
+    if back is not None and back != {name: i for i, name in enumerate(labels)}:
+        raise InputError("label2id is not id2label turned round", where=where)
+    return labels
+
+
 def with_bias(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     """The names of layers as those of their `weight` and `bias`."""
     return tuple((f"{a}.{kind}", f"{b}.{kind}") for a, b in pairs for kind in ("weight", "bias"))
@@ -288,16 +331,23 @@ def _part(ours: str) -> str:
     return ours.partition(".")[0]
 
 
-def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
+def _announce(where: str, new: set[str], unused: set[str], anew: str) -> None:
+    """What a person should know of the parts of heads."""
+    if unused:
+        say(f"{where}: left out what this task does not use: {', '.join(sorted(unused))}")
+    if anew:
+        say(f"{where}: for another task or other labels, so it starts from random weights: {anew}")
+    if new - {anew}:
+        say(f"{where}: not in there, so it starts from random weights: {', '.join(sorted(new - {anew}))}")
+
+
+def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
     template, numbers = re.sub(r"(?<=\.)\d+(?=\.)", "{}", name), re.findall(r"(?<=\.)\d+(?=\.)", name)
-    for source, target in pairs:
-        if source == template:
-            return target.format(*numbers)
-    return None
+    return [target.format(*numbers) for source, target in pairs if source == template]
 
 
 def _matches(name: str, templates: Iterable[str]) -> bool:
-    return _translate(name, ((template, template) for template in templates)) is not None
+    return bool(_translate(name, ((template, template) for template in templates)))
 
 
 def _some(names: list[str]) -> str:
@@ -309,7 +359,7 @@ _IGNORED = frozenset(
     """
     architectures model_type transformers_version dtype torch_dtype _name_or_path use_cache
     output_attentions output_hidden_states return_dict attn_implementation _attn_implementation_autoset
-    id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class
+    finetuning_task task_specific_params tokenizer_class
     sep_token_id decoder_start_token_id prefix cross_attention_hidden_size is_decoder is_encoder_decoder
     tie_encoder_decoder chunk_size_feed_forward torchscript use_bfloat16 tf_legacy_loss pruned_heads
     max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k

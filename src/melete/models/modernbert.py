@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.models.base import Count, Encoder, EncoderConfig, Head, Share
-from melete.models.keymap import ConfigTable, KeyTable
+from melete.models.base import Count, Encoder, EncoderConfig, Head, Output, Share, label_output
+from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
 from melete.nn.linear import Linear
+from melete.nn.pooling import first_tokens, mean_tokens
 from melete.nn.positions import RopeParameters, Rotary, rotate, stretched
 
 LayerType = Literal["full_attention", "sliding_attention"]
@@ -39,6 +40,7 @@ class Config(EncoderConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         rope_parameters: rotary positions of both kinds of layer.
         attention_dropout: on attention weights, and on what attention adds.
         embedding_dropout, mlp_dropout: on the embedding, inside the feed-forward layer.
+        classifier_pooling: what a text is told by: its first token, or the mean of all.
     """
 
     intermediate_size: Count
@@ -48,6 +50,8 @@ class Config(EncoderConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     rope_parameters: RotaryPair = RotaryPair()
     embedding_dropout: Share = 0.0
     mlp_dropout: Share = 0.0
+    classifier_dropout: Share = 0.0
+    classifier_pooling: Literal["cls", "mean"] = "cls"
     cls_token_id: int | None = None
     sep_token_id: int | None = None
 
@@ -143,9 +147,26 @@ def _norm(config: Config) -> nn.Module:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
 
 
+def _span(config: Config) -> nn.Module:
+    return Output(config, 2)
+
+
 # task -> the Hugging Face class that opens the folder, and the parts it adds
 HEADS: dict[str, Head] = {
     "fill-mask": Head("ModernBertForMaskedLM", {"transform": Transform, "mlm": OutputBias}),
+    "text-classification": Head(
+        "ModernBertForSequenceClassification",
+        {"transform": Transform, "classifier": label_output},
+        labelled="classifier",
+    ),
+    "token-classification": Head(
+        "ModernBertForTokenClassification",
+        {"transform": Transform, "tagger": label_output},
+        labelled="tagger",
+    ),
+    "question-answering": Head(
+        "ModernBertForQuestionAnswering", {"transform": Transform, "span": _span}, labelled="span"
+    ),
 }
 
 
@@ -159,6 +180,7 @@ class Model(Encoder):
         super().__init__()
         self.config, self.task = config, task
         self.kinds, self.window = config.kinds, config.local_attention // 2
+        self.pooling = config.classifier_pooling
         size, ropes = config.hidden_size // config.num_attention_heads, config.rope_parameters
         self.rotary = {kind: Rotary(size, getattr(ropes, kind)) for kind in dict.fromkeys(self.kinds)}
         self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -166,8 +188,7 @@ class Model(Encoder):
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = _norm(config)
-        for name, part in HEADS[task].parts.items():
-            self.add_module(name, part(config))
+        self._wear(HEADS[task])
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states after the final norm, (B, T, D); see `Encoder.encode`."""
@@ -199,6 +220,23 @@ class Model(Encoder):
     def mlm_bias(self) -> Tensor:
         """Added to the logits, (V,)."""
         return self._part("mlm").bias
+
+    def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Scores of the labels of each document, (N, labels); see `Network.class_logits`."""
+        classify = self._part("classifier")
+        if self.pooling == "mean":
+            pooled = mean_tokens(hidden, batch.doc_ids, batch.doc_starts)  # (N, D)
+        else:
+            pooled = first_tokens(hidden, batch.doc_starts)
+        return classify(self._part("transform")(pooled))
+
+    def tag_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the labels of each token, (B, T, labels)."""
+        return self._part("tagger")(self._part("transform")(hidden))
+
+    def span_logits(self, hidden: Tensor) -> Tensor:
+        """Whether an answer begins, and whether one ends at each token, (B, T, 2)."""
+        return self._part("span")(self._part("transform")(hidden))
 
 
 def _preset(width: int, inner: int, layers: int, heads: int, **other: Any) -> Config:
@@ -246,10 +284,9 @@ KEYS = KeyTable(
         ("transform.dense.weight", "head.dense.weight"),
         ("transform.norm.weight", "head.norm.weight"),
         ("mlm.bias", "decoder.bias"),
-        ("classifier.weight", "classifier.weight"),
-        ("classifier.bias", "classifier.bias"),
+        *with_bias(("classifier", "classifier"), ("tagger", "classifier"), ("span", "classifier")),
     ),
-    heads=("transform", "mlm", "classifier"),
+    heads=("transform", "mlm", "classifier", "tagger", "span"),
     tied=(("decoder.weight", "model.embeddings.tok_embeddings.weight"),),
     optional_prefix="model.",  # a folder saved from the bare model
 )
@@ -287,6 +324,8 @@ CONFIG_KEYS = ConfigTable(
         ("attention_dropout", "attention_dropout"),
         ("embedding_dropout", "embedding_dropout"),
         ("mlp_dropout", "mlp_dropout"),
+        ("classifier_dropout", "classifier_dropout"),
+        ("classifier_pooling", "classifier_pooling"),
         ("bos_token_id", "bos_token_id"),
         ("eos_token_id", "eos_token_id"),
         ("cls_token_id", "cls_token_id"),
@@ -301,6 +340,8 @@ CONFIG_KEYS = ConfigTable(
         "attention_dropout": 0.0,
         "embedding_dropout": 0.0,
         "mlp_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "cls",
         "bos_token_id": 50281,
         "eos_token_id": 50282,
         "cls_token_id": 50281,
@@ -319,8 +360,6 @@ CONFIG_KEYS = ConfigTable(
     },
     ignored=frozenset(
         {
-            "classifier_dropout",
-            "classifier_pooling",
             "deterministic_flash_attn",
             "gradient_checkpointing",
             "initializer_cutoff_factor",

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.models.base import Count, Decoder, DecoderConfig, Head
-from melete.models.keymap import ConfigTable, KeyTable
+from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, label_output, span_output
+from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
 from melete.nn.linear import Linear
@@ -120,27 +120,47 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
+def _lm_head(config: Config) -> nn.Module | None:
+    return None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+def _classifier(config: Config) -> nn.Module:
+    return Output(config, len(config.labels), bias=False)
+
+
+# task -> the Hugging Face class that opens the folder, and the parts it adds
+HEADS: dict[str, Head] = {
+    "text-generation": Head("Qwen3ForCausalLM", {"lm_head": _lm_head}),
+    "text-classification": Head(
+        "Qwen3ForSequenceClassification", {"classifier": _classifier}, labelled="classifier"
+    ),
+    "token-classification": Head("Qwen3ForTokenClassification", {"tagger": label_output}, labelled="tagger"),
+    "question-answering": Head(
+        "Qwen3ForQuestionAnswering", {"span": span_output}, labelled="span", trunk="transformer."
+    ),
+}
+
+
 class Model(Decoder):
-    """The causal language model."""
+    """The decoder, and the head of one task."""
 
     family = "qwen3"
     residual = ("o_proj", "down_proj")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, task: str = "text-generation") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.task = config, task
         self.rotary = Rotary(config.head_dim, config.rope_parameters)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._wear(HEADS[task])
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix (V, D), tied or not."""
-        return self.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        """The output matrix (V, D), tied or not; see `Decoder.head_weight`."""
+        return self.embed_tokens.weight if self.config.tie_word_embeddings else self._part("lm_head").weight
 
     def encode(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
         """Hidden states after the final norm, (B, T, D); see `Decoder.encode`."""
@@ -204,8 +224,13 @@ KEYS = KeyTable(
         ("layers.{}.mlp.down_proj.weight", "model.layers.{}.mlp.down_proj.weight"),
         ("norm.weight", "model.norm.weight"),
         ("lm_head.weight", "lm_head.weight"),
+        ("classifier.weight", "score.weight"),
+        *with_bias(("tagger", "score"), ("span", "qa_outputs")),
     ),
+    heads=("lm_head", "classifier", "tagger", "span"),
     tied=(("lm_head.weight", "model.embed_tokens.weight"),),
+    optional_prefix="model.",  # a folder saved from the bare model
+    other_prefixes=("transformer.",),  # the class for question answering
 )
 
 CONFIG_KEYS = ConfigTable(
@@ -224,11 +249,13 @@ CONFIG_KEYS = ConfigTable(
         ("initializer_range", "initializer_range"),
         ("tie_word_embeddings", "tie_word_embeddings"),
         ("attention_dropout", "attention_dropout"),
+        ("classifier_dropout", "classifier_dropout"),
         ("bos_token_id", "bos_token_id"),
         ("eos_token_id", "eos_token_id"),
         ("pad_token_id", "pad_token_id"),
     ),
     defaults={
+        "classifier_dropout": None,
         "head_dim": 128,
         "rms_norm_eps": 1e-6,
         "initializer_range": 0.02,
@@ -249,9 +276,6 @@ CONFIG_KEYS = ConfigTable(
 )
 
 INITIALISATION = "zero-residual"
-
-# task -> the Hugging Face class that opens the folder
-HEADS = {"text-generation": Head("Qwen3ForCausalLM")}
 
 
 def resize_context(

@@ -172,8 +172,9 @@ class Optimizer:
 def matrices(module: nn.Module) -> set[str]:
     """Names of the parameters with two or more dimensions that are neither embeddings nor the output head."""
     left_out = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    head = getattr(getattr(module, "model", module), "head_weight", None)
-    left_out.add(id(head))
+    network = getattr(module, "model", module)
+    if getattr(network, "task", "") == "text-generation":
+        left_out.add(id(network.head_weight))
     return {name for name, p in module.named_parameters() if p.ndim >= 2 and id(p) not in left_out}
 
 
