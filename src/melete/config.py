@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from melete.data.splits import MOST_HELD_OUT
 from melete.errors import InputError, StorageError
 
 OBJECTIVES = ("causal-lm",)
@@ -319,7 +320,8 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
     )
     yield "guard.window", g.window, g.window != 1, "0 (off), or 2 and more"
     fraction = config.data.valid_fraction
-    yield "data.valid_fraction", fraction, 0 < fraction < 1, "between 0 and 1"
+    held_out = f"more than 0 and at most {MOST_HELD_OUT:g}"
+    yield "data.valid_fraction", fraction, 0 < fraction <= MOST_HELD_OUT, held_out
     yield "schedule.decay_fraction", s.decay_fraction, 0 <= s.decay_fraction <= 1, "0 to 1"
 
 

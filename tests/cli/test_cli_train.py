@@ -399,6 +399,41 @@ def test_a_broken_run_folder_is_named(stopped: Path, capsys: pytest.CaptureFixtu
     assert "config.toml: unknown key 'training.step'" in refused(capsys, "resume", "runs/r")
 
 
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"data": 3}'])
+def test_a_run_that_forgot_its_data_is_not_gone_on_with(
+    stopped: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "environment.json"
+    path.unlink() if content is None else path.write_text(content)
+    line = refused(capsys, "resume", "runs/r")
+    assert "environment.json: this file is damaged or gone" in line
+
+
+def test_a_run_that_loses_the_race_for_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        if not target.exists():  # another process has just made it
+            target.mkdir()
+            (target / "config.toml").touch()
+        monkeypatch.setattr(os, "rename", rename)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    forgotten = folder / "runs" / ".gpt2-nano-text.tmp-1"
+    forgotten.mkdir(parents=True)
+    os.utime(forgotten, (0, 0))
+    assert melete("train", "recipe.toml", "training.steps=2") == 0
+    assert "run: runs/gpt2-nano-text-2 " in capsys.readouterr().err
+    assert not forgotten.exists()
+    monkeypatch.setattr(os, "rename", late)
+    assert melete("train", "recipe.toml", "name=mine") == 2
+    assert "runs/mine: this run exists already" in capsys.readouterr().err
+    assert {path.name for path in Path("runs").iterdir()} == {"gpt2-nano-text", "gpt2-nano-text-2", "mine"}
+
+
 # -- the disk --
 
 

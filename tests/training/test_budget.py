@@ -10,24 +10,45 @@ from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.objectives.base import Context
 from melete.objectives.causal_lm import CausalLM
-from melete.training import budget
+from melete.training import budget, building, causal
 from rig import run_config
 
 
 class OutOfMemory(CausalLM):
+    """Has room for so many tokens at once."""
+
+    room = 0
+
     def forward(self, batch: Batch, ctx: Context) -> dict[str, torch.Tensor]:
-        raise torch.OutOfMemoryError
+        if batch.tokens > self.room:
+            raise torch.OutOfMemoryError
+        return super().forward(batch, ctx)
 
 
-def test_memory_that_runs_out_leaves_the_weights_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("qwen3")
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    monkeypatch.setattr(budget, "CausalLM", OutOfMemory)
+def test_memory_that_runs_out_leaves_the_weights_as_they_were() -> None:
+    objective = OutOfMemory(tiny("qwen3"))
+    before = {name: p.detach().clone() for name, p in objective.named_parameters()}
     with pytest.raises(torch.OutOfMemoryError):
-        budget.seconds_per_token(run_config(training__precision="bfloat16"), model, 2)
-    for name, p in model.named_parameters():
+        budget.seconds_per_token(run_config(training__precision="bfloat16"), objective, 2)
+    for name, p in objective.named_parameters():
         assert p.dtype == torch.float32, name
         assert torch.equal(p, before[name]), name
+
+
+def test_a_time_budget_measures_with_what_fits() -> None:
+    objective = OutOfMemory(tiny("qwen3"))
+    config = run_config()
+    assert budget._plan(config, "tiny", objective, unique=1000, seconds=60.0) is None
+    objective.room = 2 * config.training.context
+    plan = budget._plan(config, "tiny", objective, unique=1000, seconds=60.0)
+    assert plan is not None and plan.rate > 0
+
+
+def test_a_dry_run_builds_what_a_run_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(causal, "build", lambda *_, init, **__: seen.append(init) or tiny("gpt2"))
+    budget.preview(run_config(**{"model.source": "gpt2:nano", "model.init": "xavier"}))
+    assert seen == ["xavier"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +63,6 @@ def test_memory_that_runs_out_leaves_the_weights_as_they_were(monkeypatch: pytes
 def test_a_slip_in_the_model_is_refused_without_the_data(changes: dict, line: str) -> None:
     config = run_config(**{"model.source": "gpt2:nano", **changes})
     with pytest.raises(InputError, match=line):
-        budget.check_model(config)
+        building.check_model(config)
     with pytest.raises(InputError, match=line):
         budget.preview(config)

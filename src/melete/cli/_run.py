@@ -107,34 +107,16 @@ def close(finished: Finished, as_json: bool, begun: float) -> None:
     if finished.reason == "signal":
         say(f"saved; go on with: melete resume {finished.folder}")
         sys.exit(128 + (finished.signal or signal.SIGINT))
-    from melete.evaluation.scorecard import score_run
+    from melete.training.run import score
 
-    card = score_run(finished.folder, finished.data.train, finished.data.valid)
-    card["seconds"] = time.monotonic() - begun
-    _show(card)
+    card = score(finished)
+    seconds = time.monotonic() - begun
+    say(table(card.rows))
+    say(card.below)
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.encode(card))  # a figure that is not finite is null: JSON has no NaN
-    say(f"{duration(card['seconds'])} in all; the page: {finished.folder / 'report.html'}")
-    say(f"next: melete generate {finished.folder} --prompt 'Once'   or   melete chat {finished.folder}")
-
-
-def _show(card: dict[str, Any]) -> None:
-    """A line a model, the 5-gram's difference beside it, and below what all were measured on."""
-    baseline = next((row["bits_per_byte"] for row in card["table"] if row["name"] == "5-gram"), None)
-    words = "word_perplexity" in card["table"][0]
-    rows = [["held-out text", "bits/byte", "nats/token"]]
-    rows[0] += ["perplexity per word"] * words + ["beside the 5-gram"] * (baseline is not None)
-    for row in card["table"]:
-        cells = [row["name"], f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}"]
-        cells += [f"{row['word_perplexity']:,.2f}"] if words else []
-        if baseline is not None:
-            cells.append("" if row["name"] == "5-gram" else f"{row['bits_per_byte'] / baseline - 1:+.1%}")
-        rows.append(cells)
-    say(table(rows))
-    score = card["table"][0]
-    say(
-        f"{score['tokens']:,} tokens, {score['words']:,} words with line ends, {score['bytes']:,} bytes; "
-        f"context {score['context']}, stride {score['stride']}, {card['precision']}"
-    )
+        figures = {"run": str(finished.folder), **card.figures, "seconds": seconds}
+        click.echo(msgspec.json.encode(figures))  # a figure that is not finite is null: JSON has no NaN
+    say(f"{duration(seconds)} in all; the page: {finished.folder / 'report.html'}")
+    say(f"next: {card.next}")

@@ -35,7 +35,7 @@ def command(lang: str, name: str | None, as_json: bool) -> None:
     """
     from melete import config as configs
     from melete.console import say
-    from melete.training.run import free_folder, start
+    from melete.training.run import start
 
     recipe = Path(str(files("melete") / "cli" / "recipes" / f"demo-{lang}.toml"))
     config = configs.load(recipe)
@@ -44,7 +44,6 @@ def command(lang: str, name: str | None, as_json: bool) -> None:
         + ("the source text of this Python" if lang == "en" else "Tang poems")
     )
     say("and measures it beside a 5-gram of the same tokens. It takes about four minutes on two cores.")
-    finished = start(
-        configs.change(config, {"name": name or free_folder(Path(config.folder), "demo").name}), BEGUN
-    )
+    # Without a name of its own the run is demo, or demo-2, ...: the recipe's name is what it is called.
+    finished = start(configs.change(config, {"name": name or ""}), BEGUN, called=config.name)
     close(finished, as_json, BEGUN)

@@ -12,6 +12,8 @@ from melete.console import Progress
 from melete.data.readers import Document
 from melete.errors import InputError, StorageError
 
+MOST_HELD_OUT = 0.5  # more is hardly meant
+
 _CUTTING = 1  # raised when the same files begin to give other documents, so that no old tokens are taken for new ones
 _AROUND = " \t\n\r\f\v"  # what `bytes.strip` takes away
 
@@ -112,14 +114,16 @@ def split_documents(documents: Documents, valid_fraction: float, seed: int) -> S
 
     Args:
         documents: what to split.
-        valid_fraction: in (0, 0.5].
+        valid_fraction: more than 0, at most `MOST_HELD_OUT`.
         seed: another seed, another split.
 
     Raises:
         InputError: the fraction is out of range, or one side would be empty.
     """
-    if not 0.0 < valid_fraction <= 0.5:
-        raise InputError(f"valid_fraction is {valid_fraction}", expected="more than 0 and at most 0.5")
+    if not 0.0 < valid_fraction <= MOST_HELD_OUT:
+        raise InputError(
+            f"valid_fraction is {valid_fraction}", expected=f"more than 0 and at most {MOST_HELD_OUT:g}"
+        )
     survey = _survey(documents, valid_fraction, seed)
     rule = survey.rule(valid_fraction, seed)
     train, valid = survey.sides

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from melete import config as configs
 from melete.baselines.ngram import NGram
+from melete.config import RunConfig
 from melete.console import say
 from melete.data.corpus import Corpus
 from melete.data.tokenizers import Tokenizer
 from melete.evaluation.evaluate import compare, evaluate_corpus
-from melete.evaluation.report import write_report
 from melete.generation.generate import complete
-from melete.machine import keep_freed_memory
 from melete.metrics.diversity import diversity
 from melete.models.checkpoint import load_model
-from melete.training.log import EventLog
+from melete.training.job import Card
 from melete.training.precision import DTYPES
 
 # What the n-gram tables of this many tokens take, about 1 GB, every laptop has.
@@ -32,22 +30,20 @@ def train_baseline(train: Corpus, vocab_size: int) -> NGram:
     return NGram.train(train.read(0, seen), vocab_size)
 
 
-def score_run(folder: Path, train: Corpus, valid: Corpus) -> dict[str, Any]:
-    """Score `final/`, add the result to the run's events, and write its page.
+def score_decoder(config: RunConfig, final: Path, train: Corpus, valid: Corpus) -> Card:
+    """Score a finished decoder beside a 5-gram.
 
     Args:
-        folder: a finished run.
+        final: folder of the model and its tokenizer.
         train: what the 5-gram learns from, in the run's tokens.
         valid: the held-out text, in the run's tokens; all of it is scored.
 
     Returns:
-        `run`, `precision`, `table` (one row a model), `samples`, `diversity`.
+        Figures: `precision`, `table` (one row a model), `samples`, `diversity`.
     """
-    keep_freed_memory()
-    config = configs.load(folder / "config.toml")
     section, t = config.evaluation, config.training
-    tokenizer = Tokenizer.load(folder / "final")
-    model = load_model(folder / "final").to(t.device, DTYPES[t.precision])
+    tokenizer = Tokenizer.load(final)
+    model = load_model(final).to(t.device, DTYPES[t.precision])
     context = section.context or t.context
     stride = section.stride or max(1, context // 2)
     if section.baseline:
@@ -66,7 +62,28 @@ def score_run(folder: Path, train: Corpus, valid: Corpus) -> dict[str, Any]:
         {"prompt": prompt, "text": tokenizer.decode(ids)}
         for prompt, ids in zip(t.prompts, answers, strict=True)
     ]
-    result = {"table": table, "samples": samples, "diversity": diversity(answers)}
-    EventLog(folder / "events.jsonl").write("result", **result)
-    write_report(folder)
-    return {"run": str(folder), "precision": t.precision, **result}
+    figures = {"table": table, "samples": samples, "diversity": diversity(answers), "precision": t.precision}
+    score = table[0]
+    run = final.parent
+    return Card(
+        figures,
+        _rows(table),
+        f"{score['tokens']:,} tokens, {score['words']:,} words with line ends, {score['bytes']:,} bytes; "
+        f"context {score['context']}, stride {score['stride']}, {t.precision}",
+        f"melete generate {run} --prompt 'Once'   or   melete chat {run}",
+    )
+
+
+def _rows(table: list[dict[str, Any]]) -> list[list[str]]:
+    """A line a model, the 5-gram's difference beside it."""
+    baseline = next((row["bits_per_byte"] for row in table if row["name"] == "5-gram"), None)
+    words = "word_perplexity" in table[0]
+    rows = [["held-out text", "bits/byte", "nats/token"]]
+    rows[0] += ["perplexity per word"] * words + ["beside the 5-gram"] * (baseline is not None)
+    for row in table:
+        cells = [row["name"], f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}"]
+        cells += [f"{row['word_perplexity']:,.2f}"] if words else []
+        if baseline is not None:
+            cells.append("" if row["name"] == "5-gram" else f"{row['bits_per_byte'] / baseline - 1:+.1%}")
+        rows.append(cells)
+    return rows

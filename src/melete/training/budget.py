@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,16 +16,12 @@ import torch
 from melete import config as configs
 from melete.config import RunConfig, TrainingSection
 from melete.console import duration, say
-from melete.data.batch import Batch
-from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
-from melete.models import build, is_spec, preset, presets
-from melete.models.base import Decoder
-from melete.models.checkpoint import load_config, load_model, locate
-from melete.objectives.base import Context
-from melete.objectives.causal_lm import CausalLM
+from melete.models import is_spec, presets
+from melete.objectives.base import Context, Objective
+from melete.training.job import Job, job_of
+from melete.training.optim import Optimizer
 from melete.training.precision import DTYPES, MasterWeights, choose_device, choose_precision
-from melete.training.prepare import Prepared
 
 # Tokens of one forward pass on a CPU: more gains nothing in speed and costs memory.
 _CPU_MICRO_BATCH_TOKENS = 16384
@@ -36,38 +31,15 @@ _RESERVE, _RESERVE_SECONDS = 0.12, 3.0
 _LEARNING_RATES = {"muon": 0.01, "adamw": 1e-3, "rmsprop": 1e-3, "adafactor": 1e-2}
 
 
-def check_model(config: RunConfig) -> None:
-    """Refuse what the model's config alone refuses, so that a slip does not wait for a long text to be read.
-
-    Raises:
-        InputError: an unknown preset, a field that the family does not have or that the tokenizer decides, a
-            training context beyond the model's.
-    """
-    section, context = config.model, config.training.context
-    if is_spec(section.source):
-        if "vocab_size" in section.config:
-            raise InputError(
-                "the tokenizer decides it", where="model.config.vocab_size", do="set tokenizer.vocab_size"
-            )
-        model = preset(section.source, **{"max_position_embeddings": context, **section.config})
-    else:
-        model = load_config(locate(section.source))
-    if context > model.max_position_embeddings:
-        raise InputError(
-            f"training.context = {context} is longer than the model's",
-            where=section.source,
-            expected=f"at most {model.max_position_embeddings}",
-        )
-
-
-def choose(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
+def choose(config: RunConfig, job: Job, objective: Objective, begun: float) -> tuple[RunConfig, Objective]:
     """Settle what the config leaves open.
 
     Args:
+        objective: of the model that the config names now.
         begun: `time.monotonic()` from which `training.minutes` counts.
 
     Returns:
-        The config with every choice and reason in it, and the model it describes.
+        The config with every choice and reason in it, and the objective it describes.
     """
     if config.optimizer.learning_rate == 0:
         name = config.optimizer.name
@@ -78,16 +50,16 @@ def choose(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> t
             {"optimizer.learning_rate": f"{rate:g}, usual for {name}"},
         )
     if config.training.minutes:
-        config, model = _fit_budget(config, model, data, begun)
+        config, objective = _fit_budget(config, job, objective, begun)
     if config.training.micro_batch_rows == 0:
-        rows, why = micro_batch_rows(config, model)
+        rows, why = micro_batch_rows(config, objective)
         config = configs.change(
             config, {"training.micro_batch_rows": rows}, {"training.micro_batch_rows": why}
         )
-    return config, model
+    return config, objective
 
 
-def micro_batch_rows(config: RunConfig, model: Decoder) -> tuple[int, str]:
+def micro_batch_rows(config: RunConfig, objective: Objective) -> tuple[int, str]:
     """The largest micro-batch that fits, as a divisor of the rows of a step; the effective batch stays."""
     t = config.training
     rows = max(1, t.batch_tokens // t.context)
@@ -100,11 +72,7 @@ def micro_batch_rows(config: RunConfig, model: Decoder) -> tuple[int, str]:
             f"{chosen} of {rows} rows at once, {chosen * t.context:,} tokens: more is not faster on a CPU",
         )
     for chosen in divisors:
-        try:
-            seconds_per_token(config, model, chosen, repeats=1)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        else:
+        if _seconds_if_it_fits(config, objective, chosen, repeats=1) is not None:
             return chosen, f"{chosen} of {rows} rows at once: the most that fits in the device's memory"
     raise InputError(
         "not even one row fits in the device's memory",
@@ -113,32 +81,57 @@ def micro_batch_rows(config: RunConfig, model: Decoder) -> tuple[int, str]:
     )
 
 
-def seconds_per_token(config: RunConfig, model: Decoder, rows: int, repeats: int = 3) -> float:
-    """Measured time of a forward and backward pass over random tokens; the model's weights are left as they are."""
+def _seconds_if_it_fits(config: RunConfig, objective: Objective, rows: int, repeats: int) -> float | None:
+    """`seconds_per_token`; None where the device's memory runs out."""
+    try:
+        return seconds_per_token(config, objective, rows, repeats)
+    except torch.OutOfMemoryError:
+        pass
+    torch.cuda.empty_cache()  # not in the handler, where the traceback still holds the tensors
+    return None
+
+
+def seconds_per_token(config: RunConfig, objective: Objective, rows: int, repeats: int = 3) -> float:
+    """Measured time of a forward and backward pass over random tokens; the weights are left as they are.
+
+    On a GPU it takes the memory of a whole training step: the optimiser's moments and the moving average too.
+
+    Raises:
+        torch.OutOfMemoryError: there is not so much.
+    """
     t = config.training
     device = torch.device(t.device)
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    objective = CausalLM(model).to(device)
-    masters = MasterWeights(objective, DTYPES[t.precision])
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (rows, t.context + 1), generator=generator)
-    batch = Batch.from_rows(list(ids[:, :-1]))
-    batch.labels["causal_lm"] = ids[:, 1:].contiguous()
-    batch = batch.to(device)
+    weights = {name: p.detach().clone() for name, p in objective.named_parameters()}
     best = math.inf
     try:
+        objective.to(device).train()
+        masters = MasterWeights(objective, DTYPES[t.precision])
+        batch = job_of(config).measuring_batch(config, objective, rows).to(device)
+        held = None
         for _ in range(repeats + 1):  # the first one warms up
             begun = time.monotonic()
-            objective(batch, Context())["causal_lm"].div(ids.numel()).backward()
+            parts = objective(batch, Context())
+            shares = [objective.weights[name] * part / batch.tokens for name, part in parts.items()]
+            torch.stack(shares).sum().backward()
             masters.collect()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, time.monotonic() - begun)
+            if held is None and device.type != "cpu":
+                held = _hold_memory(config, objective, masters)
     finally:  # also where memory ran out: else the rounded weights would be taken for the model's
-        for name, p in model.named_parameters():
+        for name, p in objective.named_parameters():
             p.grad = None
             p.data = weights[name]
-    return best / (rows * t.context)
+    return best / batch.tokens
+
+
+def _hold_memory(config: RunConfig, objective: Objective, masters: MasterWeights) -> object:
+    """What a step needs beside the weights and gradients: an update of rate 0 makes it."""
+    optimizer = Optimizer(objective, masters.named, config.optimizer)
+    optimizer.step(0.0)
+    average = [p.detach().clone() for p in masters.named.values()] if config.training.ema_decay else []
+    return optimizer, average
 
 
 # ---------------------------------------------------------------------- the time budget
@@ -147,13 +140,15 @@ def seconds_per_token(config: RunConfig, model: Decoder, rows: int, repeats: int
 @dataclass(frozen=True)
 class _Plan:
     preset: str
-    model: Decoder
+    objective: Objective
     tokens: float
     rate: float
     loss: float
 
 
-def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float) -> tuple[RunConfig, Decoder]:
+def _fit_budget(
+    config: RunConfig, job: Job, objective: Objective, begun: float
+) -> tuple[RunConfig, Objective]:
     """Model size, batch, steps and intervals from `training.minutes`."""
     spent = time.monotonic() - begun + _RESERVE_SECONDS
     left = config.training.minutes * 60 * (1 - _RESERVE) - spent
@@ -167,27 +162,36 @@ def _fit_budget(config: RunConfig, model: Decoder, data: Prepared, begun: float)
     say(f"measuring what this machine does in {duration(left)} ...")
     plans: list[_Plan] = []
     for name in names:
-        candidate = model if fixed else _candidate(config, family, name, model)
-        plan = _plan(config, name, candidate, len(data.train), left)
+        candidate = objective
+        if not fixed:
+            candidate = job.build(configs.change(config, {"model.source": f"{family}:{name}"}))
+        plan = _plan(config, name, candidate, job.tokens, left)
+        if plan is None:
+            break  # larger ones fit even less
         plans.append(plan)
         if len(plans) > 1 and plan.loss > plans[-2].loss:
             break  # larger ones only get worse: they see too few tokens
+    if not plans:
+        raise InputError(
+            f"not even one row of {names[0]} fits in the device's memory",
+            where="training.context",
+            do="use a smaller context or model",
+        )
     best = min(plans, key=lambda plan: plan.loss)
-    return _settle(config, family, best, fixed, plans, len(data.train)), best.model
+    return _settle(config, family, best, fixed, plans, job.tokens), best.objective
 
 
-def _candidate(config: RunConfig, family: str, size: str, like: Decoder) -> Decoder:
-    same = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
-    fields = {name: getattr(like.config, name) for name in same} | config.model.config
-    return build(f"{family}:{size}", seed=config.seed, init=config.model.init or None, **fields)
-
-
-def _plan(config: RunConfig, name: str, model: Decoder, unique: int, seconds: float) -> _Plan:
+def _plan(config: RunConfig, name: str, objective: Objective, unique: int, seconds: float) -> _Plan | None:
+    """What a model would come to in the time; None where not one row fits in the device's memory."""
     rows = max(1, 8192 // config.training.context)
-    rate = 1.0 / (seconds_per_token(config, model, rows, repeats=2) * 1.1)  # the optimiser's share
+    while (measured := _seconds_if_it_fits(config, objective, rows, repeats=2)) is None:
+        if rows == 1:
+            return None
+        rows //= 2
+    rate = 1.0 / (measured * 1.1)  # the optimiser's share
     tokens = rate * seconds
-    parameters = sum(p.numel() for p in model.parameters())
-    return _Plan(name, model, tokens, rate, expected_loss(parameters, tokens, unique))
+    parameters = sum(p.numel() for p in objective.model.parameters())
+    return _Plan(name, objective, tokens, rate, expected_loss(parameters, tokens, unique))
 
 
 def expected_loss(parameters: float, tokens: float, unique: float) -> float:
@@ -249,25 +253,16 @@ def preview(config: RunConfig) -> dict[str, Any]:
     Memory counts weights, their float32 masters, gradients, two optimiser moments and the activations of one
     micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1).
     """
-    check_model(config)
-    t = config.training
-    given = config.tokenizer.source
-    vocabulary = Tokenizer.load(Path(given)).vocab_size if given else config.tokenizer.vocab_size
-    if is_spec(config.model.source):
-        model = build(
-            config.model.source,
-            vocab_size=vocabulary,
-            **{"max_position_embeddings": t.context, **config.model.config},
-        )
-    else:
-        model = load_model(locate(config.model.source))
+    kind, t = job_of(config), config.training
+    kind.check(config)
+    objective = kind.rehearse(config)
     device = choose_device(t.device)
     precision, why = choose_precision(t.precision, device)
     config = configs.change(config, {"training.device": str(device), "training.precision": precision})
-    rows, _ = (t.micro_batch_rows, "") if t.micro_batch_rows else micro_batch_rows(config, model)
-    parameters = sum(p.numel() for p in model.parameters())
-    rate = 1.0 / seconds_per_token(config, model, rows, repeats=1)
-    sizes = model.config
+    rows = t.micro_batch_rows or micro_batch_rows(config, objective)[0]
+    parameters = sum(p.numel() for p in objective.parameters())
+    rate = 1.0 / seconds_per_token(config, objective, rows, repeats=1)
+    sizes = objective.model.config
     activations = 34 * rows * t.context * sizes.hidden_size * sizes.num_hidden_layers
     return {
         "parameters": parameters,

@@ -17,6 +17,7 @@ import torch
 from melete import __version__
 from melete.console import duration
 from melete.machine import usable_cores
+from melete.training.precision import choose_device
 
 GIB = 2**30
 # extra -> (module that comes with it, what is missing without it)
@@ -74,7 +75,7 @@ def examine(folder: Path = Path()) -> Examination:
         folder: where runs will be written; its disk is looked at.
     """
     total, free = _memory()
-    device = _fastest_device()
+    device = choose_device("auto")
     facts = Examination(
         melete=__version__,
         python=f"{platform.python_version()} ({sys.executable})",
@@ -151,12 +152,6 @@ def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
             why = f"the extra {extra!r} is not installed"
             found.append(Advice(missing, why, f"pip install 'melete[{extra}]'"))
     return found
-
-
-def _fastest_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _gpus() -> list[str]:
