@@ -57,7 +57,7 @@ def document_mask(doc_ids: Tensor, cache: KVCache | None = None) -> Mask:
     """
     past = cache.length if cache is not None else 0
     length = doc_ids.shape[1]
-    plain = (cache is None or cache.plain) and bool((doc_ids == 1).all())
+    plain = (cache is None or cache.plain) and _is_plain(doc_ids)
     if plain and (past == 0 or length == 1):
         return Mask(plain, causal=length > 1)
     keys = doc_ids if cache is None else torch.cat([cache.doc_ids[:, :past], doc_ids], dim=1)  # (B, S)
@@ -74,9 +74,9 @@ def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
         window: sees no further than this many tokens to either side; None: the whole document.
     """
     length = doc_ids.shape[1]
-    if window is not None and window >= length - 1:
+    if window is not None and not torch.compiler.is_exporting() and window >= length - 1:
         window = None
-    plain = bool((doc_ids == 1).all())
+    plain = _is_plain(doc_ids)
     if plain and window is None:
         return Mask(plain)
     allowed = doc_ids[:, :, None] == doc_ids[:, None, :]  # (B, T, T)
@@ -84,6 +84,11 @@ def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
         columns = torch.arange(length, device=doc_ids.device)
         allowed &= (columns[:, None] - columns).abs() <= window
     return Mask(plain, allowed=allowed[:, None])  # (B, 1, T, T)
+
+
+def _is_plain(doc_ids: Tensor) -> bool:
+    """One document a row and no padding. A graph that is being exported must hold for padding too."""
+    return not torch.compiler.is_exporting() and bool((doc_ids == 1).all())
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
@@ -112,9 +117,10 @@ def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
 
     On a CPU in bfloat16 plain products run in matrix units that the backward pass of torch's fused attention does
     not use (a tenth of a whole training step at 256 tokens), until the scores outgrow the caches. With a single
-    query nothing is saved by not storing the scores, and grouped keys need no copy.
+    query nothing is saved by not storing the scores, and grouped keys need no copy. A graph that is being exported
+    holds for every length.
     """
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or torch.compiler.is_exporting():
         return False
     return q.shape[2] == 1 or (q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512)
 

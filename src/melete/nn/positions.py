@@ -86,13 +86,20 @@ class Rotary:
             position_ids: (B, T), each below `length`.
             length: positions the table must reach; it grows to the next power of two.
         """
-        if self._table.shape[0] < length or self._table.device != position_ids.device:
-            frequencies, factor = rotary_frequencies(self.size, self.rope)
-            positions = torch.arange(1 << (length - 1).bit_length(), dtype=torch.float32)
-            angles = positions[:, None] * frequencies  # (S, K / 2)
-            self._table = torch.stack([angles.cos(), angles.sin()], 1).mul_(factor).to(position_ids.device)
-        both = self._table[position_ids].to(dtype)  # (B, T, 2, K / 2)
+        if torch.compiler.is_exporting():  # a graph has no table that grows
+            both = self._turns(position_ids.float()).to(dtype)  # (B, T, 2, K / 2)
+        else:
+            if self._table.shape[0] < length or self._table.device != position_ids.device:
+                positions = torch.arange(1 << (length - 1).bit_length(), dtype=torch.float32)
+                self._table = self._turns(positions).to(position_ids.device)
+            both = self._table[position_ids].to(dtype)  # (B, T, 2, K / 2)
         return both[:, :, 0, None], both[:, :, 1, None]
+
+    def _turns(self, positions: Tensor) -> Tensor:
+        """Cosine and sine of positions (...), float32 (..., 2, K / 2)."""
+        frequencies, factor = rotary_frequencies(self.size, self.rope)
+        angles = positions[..., None] * frequencies  # (..., K / 2)
+        return torch.stack([angles.cos(), angles.sin()], -2) * factor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -105,6 +112,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (B, H, T, K), the layout attention reads.
     """
+    if torch.compiler.is_exporting():  # writing into halves of a tensor makes a slow graph
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).transpose(1, 2)
     return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
 
 
