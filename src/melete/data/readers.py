@@ -328,48 +328,73 @@ def _jsonl(name: str, reading: Reading) -> Iterator[Row]:
         yield Row(values, file, lines.number)
 
 
-def _lines(name: str, reading: Reading) -> Iterator[Row]:
-    file, lines = display_name(name), _Lines(name, reading)
+def read_lines(name: str, reading: Reading) -> Iterator[tuple[int, str]]:
+    """The lines of a file of text, whatever its ending, without their line ends, and their numbers."""
+    lines = _Lines(name, reading)
     for line in lines:
         lines.begin()
-        yield Row({"text": line.removesuffix("\n").removesuffix("\r")}, file, lines.number)
+        yield lines.number, line.removesuffix("\n").removesuffix("\r")
 
 
-def _csv(name: str, reading: Reading) -> Iterator[Row]:
-    # The module's own limit is 128 KiB a field, for the whole process; ours is kept by _Lines.
-    csv.field_size_limit(max(csv.field_size_limit(), reading.max_line_bytes + 2))
+def read_records(
+    name: str, reading: Reading, split: Callable[[str], list[str]] | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """The records of a table, header and all, and the lines they begin at; blank lines are skipped.
+
+    Args:
+        split: cuts a line into its fields, without any quoting. None: CSV, fields may be quoted.
+    """
     lines = _Lines(name, reading)
-    yield from _table(lines, csv.reader(lines, strict=True), name)
-
-
-def _tsv(name: str, reading: Reading) -> Iterator[Row]:
-    lines = _Lines(name, reading)
-    bare = (line.removesuffix("\n").removesuffix("\r") for line in lines)
-    yield from _table(lines, (line.split("\t") if line else [] for line in bare), name)
-
-
-def _table(lines: _Lines, records: Iterator[list[str]], name: str) -> Iterator[Row]:
-    """Rows of a table with a header; blank lines are skipped."""
-    file, header = display_name(name), None
+    if split is None:
+        # The module's own limit is 128 KiB a field, for the whole process; ours is kept by _Lines.
+        csv.field_size_limit(max(csv.field_size_limit(), reading.max_line_bytes + 2))
+        records = csv.reader(lines, strict=True)
+    else:
+        bare = (line.removesuffix("\n").removesuffix("\r") for line in lines)
+        records = (split(line) if line else [] for line in bare)
     while True:
         lines.begin()
         try:
             record = next(records, None)
         except csv.Error as error:
-            do = 'write a quote inside a field as ""'
-            raise InputError(f"broken CSV ({error})", where=f"{file}:{lines.start}", do=do) from error
+            where, do = f"{display_name(name)}:{lines.start}", 'write a quote inside a field as ""'
+            raise InputError(f"broken CSV ({error})", where=where, do=do) from error
         if record is None:
             return
-        if not record:
-            continue
+        if record:
+            yield lines.start, record
+
+
+def tabs(line: str) -> list[str]:
+    """The fields of a line of a .tsv file."""
+    return line.split("\t")
+
+
+def _lines(name: str, reading: Reading) -> Iterator[Row]:
+    file = display_name(name)
+    return (Row({"text": line}, file, number) for number, line in read_lines(name, reading))
+
+
+def _csv(name: str, reading: Reading) -> Iterator[Row]:
+    return _table(name, read_records(name, reading))
+
+
+def _tsv(name: str, reading: Reading) -> Iterator[Row]:
+    return _table(name, read_records(name, reading, tabs))
+
+
+def _table(name: str, records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+    """Rows of a table with a header."""
+    file, header = display_name(name), None
+    for line, record in records:
         if header is None:
-            header = _checked_header(record, f"{file}:{lines.start}")
+            header = _checked_header(record, f"{file}:{line}")
         elif len(record) != len(header):
             what = f"{len(record)} fields in this row"
             expected = f"{len(header)}, as in the header ({_listed(header)})"
-            raise InputError(what, where=f"{file}:{lines.start}", expected=expected)
+            raise InputError(what, where=f"{file}:{line}", expected=expected)
         else:
-            yield Row(dict(zip(header, record, strict=True)), file, lines.start)
+            yield Row(dict(zip(header, record, strict=True)), file, line)
 
 
 def _checked_header(header: list[str], where: str) -> list[str]:
