@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,12 +17,12 @@ from melete.errors import InputError
 # Batches of like length that one window makes: the more, the less padding, and the less mixed an epoch's order.
 WINDOW_BATCHES = 64
 # Keys of what is drawn stand apart, and apart from those of the order of reading and of the trainer's noise.
-_BATCH_ORDER = 1 << 31  # set in an epoch: the order of its batches
+BATCH_ORDER = 1 << 31  # set in an epoch: the order of its batches
 _MASKS = 1 << 61  # added to a sample's number: which of its tokens are hidden
 _PAIR = 1 << 62  # added to a sample's number: how it is made
 
 
-def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int, *, mixed: bool = False) -> list[np.ndarray]:
     """The batches of one epoch: each sample once, in an order that follows from the arguments alone.
 
     A keyed permutation is cut into windows, each is sorted by length and cut into batches, all batches are permuted.
@@ -28,9 +30,10 @@ def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int) -> list[np.nda
     Args:
         lengths: tokens of each sample, int64 (N,).
         budget: most tokens of a batch, padding included.
+        mixed: batches are cut from the permutation as it is, to be packed, and the budget counts no padding.
 
     Returns:
-        Numbers of samples, ascending in length, for each batch.
+        Numbers of samples for each batch, ascending in length unless they are mixed.
 
     Raises:
         InputError: a sample is longer than the budget.
@@ -43,11 +46,13 @@ def plan(seed: int, epoch: int, lengths: np.ndarray, budget: int) -> list[np.nda
         )
     count = len(lengths)
     order = permuted(np.arange(count), count, seed, epoch)
+    if mixed:
+        return _filled(order, lengths, budget)
     window = max(1, int(WINDOW_BATCHES * budget / lengths.mean()))
     batches: list[np.ndarray] = []
     for start in range(0, count, window):
         batches += like_lengths(order[start : start + window], lengths, budget)
-    turn = permuted(np.arange(len(batches)), len(batches), seed, epoch | _BATCH_ORDER)
+    turn = permuted(np.arange(len(batches)), len(batches), seed, epoch | BATCH_ORDER)
     return [batches[i] for i in turn]
 
 
@@ -68,6 +73,16 @@ def like_lengths(numbers: np.ndarray, lengths: np.ndarray, budget: int) -> list[
     return [*batches, numbers[first:]] if len(numbers) else []
 
 
+def _filled(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Samples in their order, cut where one more would pass the budget."""
+    ends = np.cumsum(lengths[order])
+    cuts = [0]
+    while cuts[-1] < len(order):
+        before = int(ends[cuts[-1] - 1]) if cuts[-1] else 0
+        cuts.append(int(np.searchsorted(ends, before + budget, side="right")))
+    return [order[start:stop] for start, stop in pairwise(cuts)]
+
+
 class SortedBatches:
     """A source of samples in batches of like length: what a step reads follows from the step alone.
 
@@ -76,6 +91,8 @@ class SortedBatches:
         budget: most tokens of a micro-batch, padding and special tokens included.
         batches_per_step: micro-batches of one optimiser step, over all ranks.
         rate: masking rate of a step; None leaves it to the objective.
+        mixed: batches of any lengths, for an objective that packs them; see `plan`.
+        replace: makes `Sample.replaced` from the ids of a sample and its generator; None: there is none.
 
     Raises:
         InputError: a sample is longer than the budget.
@@ -88,11 +105,14 @@ class SortedBatches:
         batches_per_step: int = 1,
         seed: int = 0,
         rate: Callable[[int], float] | None = None,
+        *,
+        mixed: bool = False,
+        replace: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     ) -> None:
         self.samples, self.budget, self.batches_per_step = samples, budget, batches_per_step
-        self.seed, self.rate = seed, rate
+        self.seed, self.rate, self.mixed, self.replace = seed, rate, mixed, replace
         self._lengths = samples.lengths
-        self._epoch, self._plan = 0, plan(seed, 0, self._lengths, budget)
+        self._epoch, self._plan = 0, plan(seed, 0, self._lengths, budget, mixed=mixed)
         self._ends = [len(self._plan)]  # of each epoch so far, in batches
 
     @property
@@ -117,11 +137,17 @@ class SortedBatches:
 
     def _open(self, epoch: int) -> None:
         if epoch != self._epoch:
-            self._epoch, self._plan = epoch, plan(self.seed, epoch, self._lengths, self.budget)
+            self._epoch, self._plan = (
+                epoch,
+                plan(self.seed, epoch, self._lengths, self.budget, mixed=self.mixed),
+            )
 
     def _example(self, epoch: int, index: int, rate: float | None) -> Example:
         rng = rng_for((self.seed, epoch, index + _PAIR))
-        return Example((self.seed, epoch, index + _MASKS), self.samples.sample(index, rng, rate))
+        sample = self.samples.sample(index, rng, rate)
+        if self.replace is not None:
+            sample = replace(sample, replaced=self.replace(sample.ids, rng))
+        return Example((self.seed, epoch, index + _MASKS), sample)
 
 
 def lay_out(

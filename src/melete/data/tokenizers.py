@@ -153,6 +153,25 @@ class Tokenizer:
             for one in encoded
         ]
 
+    def encode_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a text as `encode` gives them, int64 (N,), and the characters each covers, int64 (N, 2)."""
+        encoded = self._tokenizer.encode(_valid(text), add_special_tokens=False)
+        return np.array(encoded.ids, dtype=np.int64), np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def continuation(self) -> str:
+        """What a token begins with that goes on with the word before it (`##`); "" where spaces are in the tokens."""
+        return getattr(self._tokenizer.model, "continuing_subword_prefix", None) or ""
+
+    def frame(self, texts: int) -> tuple[list[int], list[int], list[int | None]]:
+        """What this tokenizer puts around one text or two, shown on texts of a letter.
+
+        Returns:
+            Ids, the segment of each token, and the text that it belongs to; None: it is a special token.
+        """
+        encoded = self._tokenizer.encode(*["a"] * texts)
+        return encoded.ids, encoded.type_ids, encoded.sequence_ids
+
     @cached_property
     def encoder(self) -> Encoder:
         """The quickest way to the same ids on this machine."""

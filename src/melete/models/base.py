@@ -181,8 +181,18 @@ class Network(nn.Module):
         """Whether an answer begins, and whether one ends at each token, (B, T, D) -> (B, T, 2)."""
         return self._part("span")(hidden)
 
+    def depth(self, name: str) -> int:
+        """How deep a parameter lies: 0 for embeddings, 1 .. layers for blocks, one more for the head."""
+        part, _, rest = name.partition(".")
+        if part == "layers":
+            return 1 + int(rest.partition(".")[0])
+        if part in self._worn:
+            return 1 + self.config.num_hidden_layers
+        return self.config.num_hidden_layers if part == "norm" else 0
+
     def _wear(self, head: Head) -> None:
         """Add the parts of a head."""
+        self._worn = frozenset(head.parts)
         for name, part in head.parts.items():
             if (module := part(self.config)) is not None:
                 self.add_module(name, module)

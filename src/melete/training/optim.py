@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float,
         weight_decay: float,
@@ -58,6 +58,42 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])
         views = [update.view_as(p) for update, p in zip(updates.to(params[0].dtype), params, strict=True)]
         torch._foreach_add_(params, views, alpha=-group["lr"] * scale)
+
+
+class UncorrectedAdamW(torch.optim.Optimizer):
+    """AdamW whose early averages are not corrected, as BERT and ELECTRA were trained (`optimization.py` of both).
+
+    Its first updates are larger: about `(1 - b1) / sqrt(1 - b2)` of the rate instead of 1, 3.2 for 0.9 and 0.999.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every tensor that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            gradients = [p.grad for p in params]
+            means = [self.state[p].setdefault("exp_avg", torch.zeros_like(p)) for p in params]
+            squares = [self.state[p].setdefault("exp_avg_sq", torch.zeros_like(p)) for p in params]
+            first, second = group["betas"]
+            torch._foreach_lerp_(means, gradients, 1.0 - first)
+            torch._foreach_mul_(squares, second)
+            torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - second)
+            scales = torch._foreach_sqrt(squares)
+            torch._foreach_add_(scales, group["eps"])
+            torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])
+            torch._foreach_addcdiv_(params, means, scales, -group["lr"])
 
 
 # Five Newton-Schulz steps whose coefficients are tuned step by step (Amsel et al. 2025, "The Polar Express", table 1
@@ -111,23 +147,23 @@ class Optimizer:
         self.names = {id(p): name for name, p in masters.items()}
         matrix_names = matrices(module)
         self.decayed = [p for name, p in masters.items() if name in matrix_names]
-        others = [p for name, p in masters.items() if name not in matrix_names]
-        assert len(self.decayed) + len(others) == len(masters)
+        decayed, others = (
+            _by_rate(module, {name: p for name, p in masters.items() if (name in matrix_names) is matrix})
+            for matrix in (True, False)
+        )
         compute = torch.bfloat16 if fast_bfloat16 else torch.promote_types(_dtype(masters), torch.float32)
         self.parts: list[torch.optim.Optimizer] = []
         if config.name == "muon" and self.decayed:
             rate = config.matrix_learning_rate
-            self.parts.append(Muon(self.decayed, rate, config.momentum, config.weight_decay, compute))
-            self.parts.append(_torch_optimizer("adamw", [(others, 0.0)], config))
+            self.parts.append(Muon(decayed, rate, config.momentum, config.weight_decay, compute))
+            self.parts.append(_torch_optimizer("adamw", [], others, config))
         else:
             name = "adamw" if config.name == "muon" else config.name
-            self.parts.append(
-                _torch_optimizer(name, [(self.decayed, config.weight_decay), (others, 0.0)], config)
-            )
+            self.parts.append(_torch_optimizer(name, decayed, others, config))
         # torch's RMSprop adds its decay to the gradient, where the running mean of squares undoes it.
         self.decay = config.weight_decay if config.name == "rmsprop" else 0.0
         for group in self._groups():
-            group["peak"] = group["lr"]
+            group["peak"] = group["lr"] * group.pop("share")
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
@@ -136,15 +172,25 @@ class Optimizer:
         """Update with `ratio` times the peak rates."""
         for group in self._groups():
             group["lr"] = group["peak"] * ratio
-        rate = self.parts[0].param_groups[0]["lr"]
         with torch.no_grad():
             if self.decay:
-                torch._foreach_mul_(self.decayed, 1.0 - rate * self.decay)
+                for p, rate in self._decayed():
+                    p.mul_(1.0 - rate * self.decay)
             for part in self.parts:
                 part.step()
             if self.l1:
-                for p in self.decayed:
+                for p, rate in self._decayed():
                     p.copy_(torch.nn.functional.softshrink(p, self.l1 * rate))
+
+    def _decayed(self) -> list[tuple[Tensor, float]]:
+        """Each matrix that trains now, and its rate."""
+        matrices = {id(p) for p in self.decayed}
+        return [
+            (p, group["lr"])
+            for group in self._groups()
+            for p in group["params"]
+            if id(p) in matrices and p.grad is not None
+        ]
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as `parameter name/state name` -> tensor."""
@@ -182,12 +228,22 @@ def _dtype(masters: dict[str, Tensor]) -> torch.dtype:
     return next(iter(masters.values())).dtype
 
 
+def _by_rate(module: nn.Module, parameters: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Groups of parameters that share a rate: an objective may give some a share of the peak (`rate_of`)."""
+    share_of = getattr(module, "rate_of", lambda name: 1.0)
+    groups: dict[float, list[Tensor]] = {}
+    for name, p in parameters.items():
+        groups.setdefault(share_of(name), []).append(p)
+    return [{"params": tensors, "share": share} for share, tensors in groups.items()]
+
+
 def _torch_optimizer(
-    name: str, groups: list[tuple[list[Tensor], float]], config: OptimizerSection
+    name: str, decayed: list[dict[str, Any]], others: list[dict[str, Any]], config: OptimizerSection
 ) -> torch.optim.Optimizer:
-    params = [{"params": tensors, "weight_decay": decay} for tensors, decay in groups if tensors]
-    if name == "rmsprop":
-        params = [{"params": tensors} for tensors, _ in groups if tensors]
+    params = [*decayed, *others]
+    if name != "rmsprop":
+        params = [group | {"weight_decay": config.weight_decay} for group in decayed]
+        params += [group | {"weight_decay": 0.0} for group in others]
     rate = config.learning_rate
     match name:
         case "rmsprop":
@@ -196,5 +252,7 @@ def _torch_optimizer(
             )
         case "adafactor":
             return torch.optim.Adafactor(params, lr=rate)
+        case _ if not config.bias_correction:
+            return UncorrectedAdamW(params, rate, config.betas, config.eps)
         case _:
             return torch.optim.AdamW(params, lr=rate, betas=config.betas, eps=config.eps, fused=True)
