@@ -169,7 +169,7 @@ class Tokenizer:
         Returns:
             Ids, the segment of each token, and the text that it belongs to; None: it is a special token.
         """
-        encoded = self._tokenizer.encode(*["a"] * texts)
+        encoded = self._tokenizer.encode("a", "a" if texts == 2 else None)
         return encoded.ids, encoded.type_ids, encoded.sequence_ids
 
     @cached_property
