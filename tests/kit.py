@@ -57,14 +57,13 @@ def tiny(family: str, *, seed: int = 0, init: str = "normal", **overrides: Any) 
 def tiny_encoder(family: str, *, task: str | None = None, seed: int = 0, **overrides: Any) -> Any:
     """An encoder as `tiny`; the task is the family's first unless given."""
     fields = {
+        "vocab_size": VOCAB,
         "max_position_embeddings": CONTEXT,
         "initializer_range": 0.15,
         **ENCODER_SIZES[family],
         **overrides,
     }
-    return build_encoder(
-        f"{family}:nano", task=task, vocab_size=VOCAB, seed=seed, init="normal", **fields
-    ).eval()
+    return build_encoder(f"{family}:nano", task=task, seed=seed, init="normal", **fields).eval()
 
 
 def tiny_network(family: str, task: str, *, seed: int = 0, **overrides: Any) -> Network:

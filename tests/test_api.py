@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import encoder_models
 import melete
 from melete.api import LanguageModel
 from melete.data.batch import Batch
@@ -90,6 +91,21 @@ def test_the_tokenizer_of_another_model_is_refused(other_model_folder):
         InputError, match="the tokenizer has 257 tokens, the model knows 200; put the tokenizer"
     ):
         melete.load(other_model_folder)
+
+
+def test_what_is_loaded_fits_the_model(tmp_path):
+    folder = encoder_models.write(tmp_path, "bert")
+    model = melete.load(folder, device="cpu", context=60)
+    answers = model.predict(["The king [MASK] in", {"text": "我[MASK]"}], top_k=2)
+    assert [len(answer["masks"][0]) for answer in answers] == [2, 2]
+    assert model.predict("The king [MASK] in", top_k=2)["filled"] == answers[0]["filled"]
+    assert "[MASK]" not in model.generate("The king [MASK]", length=40)
+    with pytest.raises(InputError, match="fill-mask has no setting 'topk'; expected one like 'top_k'"):
+        model.predict("[MASK]", topk=2)
+    with pytest.raises(
+        InputError, match="BertForMaskedLM has no head for text-generation; it is for fill-mask"
+    ):
+        melete.load(folder, task="text-generation")
 
 
 def test_settings_are_checked_by_name(loaded):

@@ -1,4 +1,4 @@
-"""The Python API: `melete.load(folder).generate("Once upon a time")`."""
+"""The Python API: `melete.load(folder)` is a model with the methods that fit it (`generate`, `predict`, ...)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from melete.errors import InputError
 
 if TYPE_CHECKING:
     from melete.data.tokenizers import Tokenizer
     from melete.models.base import Decoder
+    from melete.tasks.fill_mask import FillMask
 
 
 @dataclass(frozen=True)
@@ -96,25 +97,65 @@ class LanguageModel:
         return math.exp(-token_log_probs(self.model, np.array(ids), context=context, stride=stride).mean())
 
 
+@overload
 def load(
-    source: str | Path, *, context: int | None = None, rope_scaling: str | None = None, device: str = "auto"
-) -> LanguageModel:
-    """A model from a run, a checkpoint, a Hugging Face folder or a Hub id.
+    source: str | Path,
+    *,
+    task: Literal["text-generation"],
+    context: int | None = None,
+    rope_scaling: str | None = None,
+    device: str = "auto",
+) -> LanguageModel: ...
+@overload
+def load(
+    source: str | Path,
+    *,
+    task: Literal["fill-mask"],
+    context: int | None = None,
+    rope_scaling: str | None = None,
+    device: str = "auto",
+) -> FillMask: ...
+@overload
+def load(
+    source: str | Path,
+    *,
+    task: str | None = None,
+    context: int | None = None,
+    rope_scaling: str | None = None,
+    device: str = "auto",
+) -> Any: ...
+def load(
+    source: str | Path,
+    *,
+    task: str | None = None,
+    context: int | None = None,
+    rope_scaling: str | None = None,
+    device: str = "auto",
+) -> Any:
+    """A model from a run, a checkpoint, a Hugging Face folder or a Hub id, as what its task is good for.
 
     Args:
+        task: what the model is for; None: what its config.json says.
         context: resize the context to this many tokens.
         rope_scaling: how rotary positions stretch to a longer one, see `models.checkpoint.load_model`.
         device: auto, cpu, cuda or mps.
 
+    Returns:
+        A `LanguageModel` where the task is text-generation; elsewhere the `tasks.base.Predictor` of the task, with
+        `.predict(text or texts)`: a `tasks.fill_mask.FillMask`, which also writes with `.generate(prompt, length=n)`.
+
     Raises:
-        InputError: no model there, one that cannot be read, or a tokenizer with more tokens than the model.
+        InputError: no model there, one that cannot be read, one for another task, or a tokenizer with more tokens than
+            the model.
     """
     from melete.data.tokenizers import Tokenizer
     from melete.models.checkpoint import load_config, load_model, locate
+    from melete.tasks import predictor_class, task_of
     from melete.training.precision import choose_device
 
     place = choose_device(device)
     folder = locate(str(source))
+    chosen = task_of(folder, task)
     tokenizer, known = Tokenizer.load(folder), load_config(folder).vocab_size
     if tokenizer.vocab_size > known:
         raise InputError(
@@ -122,7 +163,10 @@ def load(
             where=str(folder),
             do="put the tokenizer that the model was trained with into the folder",
         )
-    model = load_model(folder, max_position_embeddings=context, rope_scaling=rope_scaling)
+    resize: dict[str, Any] = {"max_position_embeddings": context, "rope_scaling": rope_scaling}
+    if chosen != "text-generation":
+        return predictor_class(chosen).load(folder, place, **resize)
+    model = load_model(folder, **resize)
     return LanguageModel(model.to(place), tokenizer, folder, _end_ids(folder, model, tokenizer))
 
 

@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "train": "Train from a recipe file, with key=value changes.",
     "resume": "Go on with a run that was stopped.",
     "generate": "Continue a prompt.",
+    "predict": "What a model says of texts: fill in masks.",
     "chat": "Keep a prompt open and talk to a model.",
     "evaluate": "Perplexity and bits per byte of a model on a text.",
     "tokenizer": "Train a tokenizer, or look at one.",

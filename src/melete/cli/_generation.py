@@ -1,4 +1,4 @@
-"""The options that `generate` and `chat` share."""
+"""The options that the verbs share that write text or show what a model says."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def generation_options(command: Command) -> Command:
     for flag, kind, text in reversed(_SETTINGS):
         command = click.option(flag, type=kind, help=text)(command)
     return command
+
+
+def of_decoders(options: dict[str, Any]) -> list[str]:
+    """Those of the flags that were given and mean nothing to a model that fills masks; 0 says as little."""
+    shared = ("--temperature", "--seed")
+    names = {
+        flag: flag.removeprefix("--").replace("-", "_") for flag, _, _ in _SETTINGS if flag not in shared
+    }
+    names |= {"--stop": "stop", "--truncate": "truncate"}
+    return [flag for flag, name in names.items() if options[name]]
 
 
 def chosen(options: dict[str, Any]) -> dict[str, Any]:

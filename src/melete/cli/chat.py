@@ -48,7 +48,7 @@ def command(model: str, **options: Any) -> None:
 
     from melete.api import load
 
-    loaded = load(model, **load_options(options))
+    loaded = load(model, task="text-generation", **load_options(options))
     say(describe(loaded.model))
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and history, where the platform has it)

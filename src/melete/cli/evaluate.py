@@ -66,7 +66,7 @@ def command(
     chosen = ("text_column", "valid_fraction", "seed")
     text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
     learnt_from = _baseline_text(text, **options) if options["baseline"] else None
-    loaded = load(model, device=options["device"])
+    loaded = load(model, task="text-generation", device=options["device"])
     context = default_context(loaded.model) if context is None else context
     stride = max(1, context // 2) if stride is None else stride
     check_window(loaded.model, context, stride)

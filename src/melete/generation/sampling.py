@@ -16,7 +16,7 @@ from melete.generation.settings import GenerationSettings
 # A nucleus is nearly always found among this many tokens; sorting a whole vocabulary costs ten times as much.
 _NUCLEUS_WIDTH = 1024
 # Dividing by less than this overflows float32, and would choose the likeliest token anyway.
-_GREEDY_BELOW = 1e-5
+GREEDY_BELOW = 1e-5
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
@@ -130,7 +130,7 @@ class Sampler:
         device: torch.device,
     ) -> None:
         self._settings = settings
-        self._generators = [_generator(settings.seed, stream) for stream in streams]
+        self._generators = [generator_of(settings.seed, stream) for stream in streams]
         self._seen = self._counts = self._history = None
         shape = (len(prompts), vocab_size)
         if settings.repetition_penalty != 1:
@@ -156,7 +156,7 @@ class Sampler:
             logits = occurrence_penalty(logits, self._counts, s.frequency_penalty, s.presence_penalty)
         if self._history is not None:
             logits = no_repeat_ngram(logits, self._history[:, : self._length], s.no_repeat_ngram_size)
-        greedy = s.temperature < _GREEDY_BELOW
+        greedy = s.temperature < GREEDY_BELOW
         tokens = logits.argmax(-1) if greedy else sample(self._filter(logits), self._generators)
         self._remember(tokens)
         return tokens
@@ -195,7 +195,7 @@ class Sampler:
             self._length += 1
 
 
-def _generator(seed: int, stream: int) -> torch.Generator:
-    """Streams of one seed are unrelated to each other and to those of the next seed."""
+def generator_of(seed: int, stream: int) -> torch.Generator:
+    """The draws of one answer. Streams of one seed are unrelated to each other and to those of the next seed."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

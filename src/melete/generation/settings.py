@@ -1,25 +1,69 @@
-"""What a person may ask of the decoding loop."""
+"""What a person may ask of a model that writes: one that continues a text, or one that fills its masks."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from melete.errors import InputError
 
 
-class GenerationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How tokens are chosen, and when to stop. Each default but `temperature` leaves the distribution as it is.
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What both kinds of writing share.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the likeliest token (greedy).
+        seed: the same seed gives the same answer, whatever else is in the batch.
+        num_return_sequences: answers per prompt.
+    """
+
+    temperature: float = 0.8
+    seed: int = 0
+    num_return_sequences: int = 1
+
+    def __post_init__(self) -> None:
+        for right, name, expected in self._rules():
+            if not right:
+                raise InputError(f"{name} is {getattr(self, name)!r}", expected=expected)
+
+    def _rules(self) -> list[tuple[bool, str, str]]:
+        """Whether a field is right, its name, and what it should be."""
+        return [
+            (0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more"),
+            (0 <= self.seed < 2**63, "seed", "between 0 and 2**63 - 1"),
+            (self.num_return_sequences >= 1, "num_return_sequences", "1 or more"),
+        ]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from plain values by name.
+
+        Raises:
+            InputError: an unknown name (the nearest is named), a value of the wrong type or out of range.
+        """
+        for name in values:
+            if name not in cls.__struct_fields__:
+                near = difflib.get_close_matches(name, cls.__struct_fields__, 1)
+                expected = f"one like {near[0]!r}" if near else f"one of {', '.join(cls.__struct_fields__)}"
+                raise InputError(f"unknown setting {name!r}", expected=expected)
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            what, _, place = str(error).partition(" - at `$.")
+            raise InputError(what, where=place.rstrip("`")) from None
+
+
+class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a text is continued. Each default but `temperature` leaves the distribution as it is; see `Settings`.
 
     Penalties come first, then temperature, then top-k, top-p, min-p and typical-p, each on what the one before kept.
 
     Attributes:
         max_new_tokens: most tokens to add to a prompt.
-        temperature: logits are divided by it; 0 takes the likeliest token (greedy).
         top_k: keep the k likeliest tokens; 0 is off.
         top_p: keep the fewest likeliest tokens whose probabilities add up to this; 1 is off.
         min_p: keep tokens at least this probable relative to the likeliest; 0 is off.
@@ -30,13 +74,10 @@ class GenerationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         no_repeat_ngram_size: no run of this many tokens occurs twice; 0 is off.
         stop: texts that end the answer; they are not part of it.
         eos_ids: tokens that end the answer.
-        seed: the same seed gives the same answer, whatever else is in the batch.
-        num_return_sequences: answers per prompt.
         truncate: a prompt longer than the context loses its beginning instead of being refused.
     """
 
     max_new_tokens: int = 128
-    temperature: float = 0.8
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
@@ -47,14 +88,12 @@ class GenerationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
     eos_ids: tuple[int, ...] = ()
-    seed: int = 0
-    num_return_sequences: int = 1
     truncate: bool = False
 
-    def __post_init__(self) -> None:
-        rules = [
+    def _rules(self) -> list[tuple[bool, str, str]]:
+        return [
+            *super()._rules(),
             (self.max_new_tokens >= 1, "max_new_tokens", "1 or more"),
-            (0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more"),
             (self.top_k >= 0, "top_k", "0 (off) or more"),
             (0 < self.top_p <= 1, "top_p", "above 0, at most 1 (off)"),
             (0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1"),
@@ -64,29 +103,30 @@ class GenerationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             (math.isfinite(self.presence_penalty), "presence_penalty", "a finite number; 0 is off"),
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more"),
             (all(self.stop), "stop", "texts of at least one character"),
-            (0 <= self.seed < 2**63, "seed", "between 0 and 2**63 - 1"),
-            (self.num_return_sequences >= 1, "num_return_sequences", "1 or more"),
         ]
-        for right, name, expected in rules:
-            if not right:
-                raise InputError(f"{name} is {getattr(self, name)!r}", expected=expected)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> GenerationSettings:
-        """Settings from plain values by name; `stop` may be one text.
-
-        Raises:
-            InputError: an unknown name (the nearest is named), a value of the wrong type or out of range.
-        """
-        for name in values:
-            if name not in cls.__struct_fields__:
-                near = difflib.get_close_matches(name, cls.__struct_fields__, 1)
-                expected = f"one like {near[0]!r}" if near else f"one of {', '.join(cls.__struct_fields__)}"
-                raise InputError(f"unknown setting {name!r}", expected=expected)
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from plain values by name; `stop` may be one text. See `Settings.of`."""
         stop = values.get("stop", ())
-        values = {**values, "stop": [stop] if isinstance(stop, str) else stop}
-        try:
-            return msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
-            what, _, place = str(error).partition(" - at `$.")
-            raise InputError(what, where=place.rstrip("`")) from None
+        return super().of({**values, "stop": [stop] if isinstance(stop, str) else stop})
+
+
+class MaskPredictSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How masks are filled; see `Settings`.
+
+    Attributes:
+        length: masks to add behind the prompt.
+        iterations: times that masks are filled; before each but the first, the tokens the model was least sure of
+            become masks again.
+    """
+
+    length: int = 0
+    iterations: int = 10
+
+    def _rules(self) -> list[tuple[bool, str, str]]:
+        return [
+            *super()._rules(),
+            (self.length >= 0, "length", "0 or more"),
+            (self.iterations >= 1, "iterations", "1 or more"),
+        ]

@@ -17,6 +17,10 @@ TASKS: dict[str, str] = {
 }
 
 
+# the task of decoders, which have a loop of their own: see `melete.generation`
+GENERATION = "text-generation"
+
+
 def predictor_class(task: str) -> type[Predictor]:
     """What answers a task.
 
@@ -30,41 +34,38 @@ def predictor_class(task: str) -> type[Predictor]:
 
 
 def task_of(folder: Path, wanted: str | None = None) -> str:
-    """The task of a model folder: that of the class config.json names, or one whose head is part of that class's.
+    """What a model folder is for: "text-generation" or one of `TASKS`.
+
+    It is the task of the class that config.json names, or one whose head is a part of that class's head. A folder
+    saved from a bare decoder continues texts; one whose config.json names no class has the head that was asked for, or
+    loading it fails.
 
     Args:
         folder: see `models.checkpoint.locate`.
-        wanted: a task that was asked for; whether the folder has weights for it is seen when they are loaded.
+        wanted: a task that was asked for.
 
     Raises:
-        InputError: no config.json, no such task, or a model that answers nothing.
+        InputError: no config.json, no such task, or the model has no head for it, or for any.
     """
     from melete.models import family
     from melete.models.checkpoint import named_head
 
+    if wanted is not None and wanted != GENERATION:
+        predictor_class(wanted)
     name, architecture, own = named_head(folder)
     heads = family(name).HEADS
-    if wanted is not None:
-        predictor_class(wanted)
-        if wanted not in heads:
-            raise InputError(f"{name} has no head for {wanted}", expected=f"one of {', '.join(heads)}")
-        return wanted
-    if own == "text-generation" or own in TASKS:
-        return own
-    worn = heads[own].parts.keys() if own is not None else ()
-    for task in TASKS:
-        if task in heads and heads[task].parts.keys() <= set(worn):
+    worn = set(heads[own].parts) if own is not None else set[str]()
+    for task in [own, GENERATION, *TASKS] if wanted is None else [wanted]:
+        if task not in heads or task not in (GENERATION, *TASKS):
+            continue
+        bare = own is None and (task == GENERATION or (wanted is not None and not architecture))
+        if bare or set(heads[task].parts) <= worn:
             return task
     generator = folder / "generator"
-    if generator.is_dir():
-        raise InputError(
-            "an ELECTRA discriminator fills no masks: it says which tokens were replaced",
-            where=str(folder),
-            do=f"look at it with melete inspect, or take its generator: {generator}",
-        )
+    others = f"it is for {own}" if own in (GENERATION, *TASKS) else ""
     raise InputError(
-        f"a {architecture or name} answers no task",
-        where=str(folder / "config.json"),
-        expected=f"a model with a head for one of {', '.join(TASKS)}",
-        do="fine-tune it first, or say which head to take with --task",
+        f"{architecture or name} has no head for {wanted or 'a task'}",
+        where=str(folder),
+        expected="" if wanted else f"a model for {', '.join([GENERATION, *TASKS])}",
+        do=f"its generator fills masks: {generator}" if generator.is_dir() else others,
     )

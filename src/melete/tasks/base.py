@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from melete.data.batch import Batch
-from melete.data.batching import lay_out
+from melete.data.batching import lay_out, like_lengths
 from melete.data.corruption import Vocabulary
 from melete.data.readers import STDIN, Row, choose_column, read_rows
 from melete.data.tokenizers import Tokenizer
@@ -51,9 +51,9 @@ class Piece:
 class Predictor(ABC):
     """A model with the head of one task, and how that task turns a row into an answer.
 
-    A task is a subclass: a frozen dataclass that names its `task`, `columns` and `settings` and writes `cut`, `run`
-    and `answer`. It never reads a file, batches, sorts or moves anything between devices: `stream` does, and keeps
-    these promises for every task:
+    A task is a subclass: a frozen dataclass that names its `task`, `columns` and `settings` and writes `load`, `cut`,
+    `run`, `answer` and `in_words`. It never reads rows from a file, batches, sorts or moves anything between devices:
+    `stream` does, and keeps these promises for every task:
 
     - rows are read lazily, answers come in the order of the rows, and memory is that of one window of rows, however
       many rows there are;
@@ -62,7 +62,7 @@ class Predictor(ABC):
     - `cut`, `run` and `answer` are called with nothing but their arguments to go by: no state between rows.
 
     Settings (how many answers, a threshold) are fields with defaults, checked in `__post_init__`; a copy with others
-    is `with_settings`. What belongs to the folder (names of labels) are fields too, read by an overridden `load`.
+    is `with_settings`. What belongs to the folder (names of labels) are fields too, read by `load`.
 
     Attributes:
         task: its name on the Hub, a key of `melete.tasks.TASKS` and of the families' `HEADS`.
@@ -117,6 +117,10 @@ class Predictor(ABC):
     def answer(self, row: Row, pieces: Sequence[Piece], outputs: Sequence[Any]) -> Answer:
         """What a row is answered: plain values that JSON can hold, from its pieces and what the model said of each."""
 
+    @abstractmethod
+    def in_words(self, answer: Answer) -> str:
+        """An answer as a person reads it in a terminal, in a line or a few."""
+
     def with_settings(self, **values: Any) -> Self:
         """The same predictor with other settings.
 
@@ -161,7 +165,8 @@ class Predictor(ABC):
         while window := self._window(rows, budget):
             pieces = [piece for _, own in window for piece in own]
             outputs: list[Any] = [None] * len(pieces)
-            for batch in like_lengths([len(piece.ids) for piece in pieces], budget):
+            lengths = np.array([len(piece.ids) for piece in pieces])
+            for batch in like_lengths(np.arange(len(pieces)), lengths, budget):
                 found = self._run([pieces[i] for i in batch])
                 for i, output in zip(batch, found, strict=True):
                     outputs[i] = output
@@ -188,16 +193,6 @@ class Predictor(ABC):
         batch = lay_out(columns, {"input_ids": self.tokenizer.pad_id or 0, "token_type_ids": 0})
         with torch.inference_mode():
             return self.run(batch.to(next(self.model.parameters()).device), pieces)
-
-
-def like_lengths(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of the pieces of each batch: sorted by length, and as many as fit into the budget with their padding."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not batches or lengths[i] * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
 
 
 def framed(vocabulary: Vocabulary, *texts: np.ndarray, data: Any = None) -> Piece:

@@ -1,0 +1,91 @@
+"""`melete predict`: what a model says of texts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from melete.cli._generation import show_any_character
+from melete.console import Progress, printable, say
+from melete.errors import InputError
+
+if TYPE_CHECKING:
+    from melete.data.readers import Row
+
+# flags that are settings of a task, by the setting's name; those that were not given keep the task's default
+_SETTINGS = ("top_k",)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--text", "texts", multiple=True, help="A text; may be repeated.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Texts, a line each (.txt, or - for standard input), or rows (.jsonl, .csv, .tsv, .parquet).",
+)
+@click.option("--text-column", help="The column that holds the text; makes standard input JSON lines.")
+@click.option("--task", help="What the model is for, where its config.json does not say.")
+@click.option("--top-k", type=int, help="Tokens for each mask (fill-mask). [5]")
+@click.option("--out", metavar="FILE", help="Write the answers here, as JSON lines; nothing if one fails.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines for --text too.")
+@click.option("--context", type=int, help="Resize the model's context to this many tokens.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+def command(
+    model: str, texts: tuple[str, ...], data: str | None, out: str | None, as_json: bool, **options: Any
+) -> None:
+    """What MODEL says of texts: a run, a checkpoint, a Hugging Face folder or a Hub id, which has a task.
+
+    fill-mask: the likeliest tokens behind each [MASK], and the text filled with them.
+
+    An answer is a JSON object a line on standard output, in the order of the texts; for --text it is put in words.
+
+    \b
+    Examples:
+      melete predict runs/bert --text "The capital of France is [MASK]."
+      melete predict runs/bert --data lines.txt --top-k 3
+      melete predict runs/bert --data table.csv --text-column review --out answers.jsonl
+    """
+    if bool(texts) == bool(data):
+        raise InputError("give either --text, which may be repeated, or --data FILE")
+
+    from melete.api import load
+    from melete.data.readers import Row
+    from melete.data.writing import whole_file
+    from melete.tasks import GENERATION
+    from melete.tasks.base import Predictor, read_inputs
+
+    loaded = load(model, task=options["task"], context=options["context"], device=options["device"])
+    if not isinstance(loaded, Predictor):
+        do = f"continue a text with it: melete generate {shlex.quote(model)}"
+        raise InputError(f"the model is for {GENERATION}", where=model, do=do)
+    given = {name: options[name] for name in _SETTINGS if options[name] is not None}
+    predictor = loaded.with_settings(**given)
+    rows: Iterator[Row]
+    if data is not None:
+        rows = read_inputs(data, predictor.columns, {predictor.columns[0]: options["text_column"]})
+    else:
+        rows = (Row({predictor.columns[0]: text}, "--text", i) for i, text in enumerate(texts, 1))
+    in_words = data is None and out is None and not as_json
+    if in_words:
+        show_any_character()
+    count = 0
+    with Progress("predicting", "texts") as progress, whole_file(Path(out)) if out else nullcontext() as file:
+        for answer in predictor.stream(rows):
+            line = (
+                printable(predictor.in_words(answer)) if in_words else json.dumps(answer, ensure_ascii=False)
+            )
+            if file is not None:
+                file.write(line + "\n")
+            else:  # JSON is UTF-8, whatever the terminal is set to
+                click.echo(line if in_words else line.encode())
+            count += 1
+            progress.advance(1)
+    say(f"{predictor.task}: {count:,} texts answered" + (f", written to {out}" if out else ""))
+    say(f"next: melete predict {shlex.quote(model)} --data FILE --out answers.jsonl")
