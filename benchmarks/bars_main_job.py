@@ -6,37 +6,19 @@ python benchmarks/bars_main_job.py demo startup       # some of them
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-MELETE = [sys.executable, "-m", "melete"]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One promise: what was asked, what was measured, and whether that is enough."""
-
-    what: str
-    asked: str
-    got: str
-    met: bool
+from _bars import MELETE, ROOT, Bar, main, passes, run
 
 
 def demo(scratch: Path) -> list[Bar]:
     """The demo, from process start to its page."""
-    card, seconds = _run([*MELETE, "demo", "--json"], scratch)
+    card, seconds = run([*MELETE, "demo", "--json"], scratch)
     gpt, ngram, mixture = (row["bits_per_byte"] for row in card["table"])
     return [
         Bar("demo, wall clock", "<= 240 s", f"{seconds:.0f} s", seconds <= 240),
@@ -48,7 +30,7 @@ def demo(scratch: Path) -> list[Bar]:
 def wikitext(scratch: Path) -> list[Bar]:
     """WikiText-2, per-word perplexity over the whole validation split."""
     recipe = ROOT / "recipes" / "wikitext-2" / "thirty-minutes.toml"
-    card, seconds = _run([*MELETE, "train", str(recipe), "--json"], scratch)
+    card, seconds = run([*MELETE, "train", str(recipe), "--json"], scratch)
     score = card["table"][0]
     perplexity = score["word_perplexity"]
     where = f"{score['words']:,} words, context {score['context']}, stride {score['stride']}"
@@ -99,7 +81,7 @@ def shakespeare_long(scratch: Path) -> list[Bar]:
 
 def _shakespeare(scratch: Path, recipe: str, limit: float, loss: float) -> list[Bar]:
     path = ROOT / "recipes" / "shakespeare" / f"{recipe}.toml"
-    card, seconds = _run([*MELETE, "train", str(path), "--json"], scratch)
+    card, seconds = run([*MELETE, "train", str(path), "--json"], scratch)
     score = card["table"][0]
     windows = f"{score['tokens']:,} characters in windows of {score['context']}"
     name = f"tinyshakespeare, {recipe}"
@@ -112,12 +94,12 @@ def _shakespeare(scratch: Path, recipe: str, limit: float, loss: float) -> list[
 def tokenizing(scratch: Path) -> list[Bar]:
     """Speed beside `tokenizers` alone, and memory on 0.5 and 5 GB."""
     script = str(ROOT / "benchmarks" / "tokenizing.py")
-    speed, _ = _run([sys.executable, script, "--json"], scratch)
+    speed, _ = run([sys.executable, script, "--json"], scratch)
     ratio = speed["ratio"]
     bars = [Bar("tokenising and sharding beside encode_batch", ">= 1x (aim 2x)", f"{ratio:.2f}x", ratio >= 1)]
     peaks = []
     for size in ("500MB", "5GB"):
-        figures, seconds = _run([sys.executable, script, "--memory", size, "--json"], scratch)
+        figures, seconds = run([sys.executable, script, "--memory", size, "--json"], scratch)
         peaks.append(figures["peak_MiB"])
         bars.append(
             Bar(
@@ -154,16 +136,8 @@ def _median_seconds(command: list[str]) -> float:
 
 def proofs(scratch: Path) -> list[Bar]:
     """20 kill -9 and resume cycles, the guard's injections, and every bad input, as tests."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow or not slow"]
-    places = [
-        "tests/training/test_kill.py",
-        "tests/training/test_guard.py",
-        "tests/cli",
-        "tests/data/test_readers.py",
-    ]
-    done = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True)
-    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
-    return [Bar("kills, guard and bad input", "all pass", last.strip("= "), done.returncode == 0)]
+    tests = ("training/test_kill.py", "training/test_guard.py", "cli", "data/test_readers.py")
+    return [passes("kills, guard and bad input", *(f"tests/{place}" for place in tests))]
 
 
 BARS: dict[str, Callable[[Path], list[Bar]]] = {
@@ -184,37 +158,5 @@ def _better(what: str, got: float, baseline: float, share: float) -> Bar:
     return Bar(what, f">= {share:.0%} better", figures, gain >= share)
 
 
-def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], float]:
-    """The JSON object a command prints, and its wall clock; its progress goes to our standard error."""
-    begun = time.monotonic()
-    done = subprocess.run(command, cwd=scratch, stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout), time.monotonic() - begun
-
-
-def main() -> None:
-    """Run what was asked for, print a line as each figure comes, exit 1 if a promise is not kept."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bars", nargs="*", choices=[*BARS, []], help="default: all")
-    names = parser.parse_args().bars or list(BARS)
-    import torch
-
-    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    print(f"{machine}, torch {torch.__version__}, seed 0")
-    kept = True
-    with tempfile.TemporaryDirectory(prefix="melete-bars-") as folder:
-        os.environ["MELETE_CACHE"] = str(Path(folder) / "cache")  # nothing is found that was made before
-        for name in names:
-            begun = time.monotonic()
-            for bar in BARS[name](Path(folder)):
-                kept &= bar.met
-                print(
-                    f"{'met ' if bar.met else 'MISSED'}  {bar.what}: {bar.got}, asked {bar.asked}", flush=True
-                )
-            print(f"        ({name}: {time.monotonic() - begun:.0f} s)", flush=True)
-    sys.exit(not kept)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, BARS)
