@@ -216,7 +216,7 @@ def test_report_is_written_whole_or_not_at_all(run: Path, monkeypatch: pytest.Mo
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("melete.evaluation.report.os.replace", refuse)
+    monkeypatch.setattr("melete.data.writing.os.replace", refuse)
     with pytest.raises(StorageError, match="No space left"):
         write_report(run, "zh")
     assert (run / "report.html").read_text("utf-8") == before

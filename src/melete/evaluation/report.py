@@ -1,25 +1,18 @@
 """The page of a run: one HTML file without network, made from what the run folder holds.
 
-`page.html` is the frame, `sections.py` fills it, `words.py` has what it says in both languages. Everything a run wrote
-is text, never markup: it is escaped in `sections.py`, or goes through JSON whose `<` are escaped.
+`page.py` has the frame, `sections.py` fills it, `words.py` has what it says in both languages.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
-from html import escape as esc
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from melete.errors import InputError, StorageError
 from melete.evaluation import sections
+from melete.evaluation.page import render, section, write_page
 from melete.evaluation.runs import events_of, number, read_config, read_environment, summarise
 
-LANGUAGES = ("auto", "en", "zh")
 # Points of a curve: more than the page is wide cannot be seen.
 MOST_POINTS = 900
 SERIES = {"loss": "loss", "lr": "lr", "grad_norm": "grad_norm", "rate": "tokens_per_second"}
@@ -35,22 +28,8 @@ def write_report(run: Path, lang: str = "auto") -> Path:
         InputError: not a run folder, or one of its files is broken.
         StorageError: the folder cannot be written.
     """
-    page = render_report(run, lang)
     target = run / "report.html"
-    try:
-        handle, temporary = tempfile.mkstemp(dir=run, prefix=".report-", suffix=".html")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            error.strerror or str(error), where=str(target), do="free or unlock the folder"
-        ) from None
+    write_page(target, render_report(run, lang))
     return target
 
 
@@ -64,10 +43,6 @@ def render_report(run: Path, lang: str = "auto") -> str:
     Raises:
         InputError: not a run folder, one of its files is broken, or an unknown language.
     """
-    if lang not in LANGUAGES:
-        raise InputError(
-            f"unknown language {lang!r}", where="--lang", expected=f"one of {', '.join(LANGUAGES)}"
-        )
     in_order = list(events_of(run))
     events: dict[str, list[dict[str, Any]]] = {}
     for event in in_order:
@@ -81,28 +56,18 @@ def render_report(run: Path, lang: str = "auto") -> str:
         samples = samples[: -len(completions)]
     body = [
         sections.header(summary, events, config, result),
-        sections.section("results", sections.result_table(result.get("table") or [])),
-        sections.section("curves", sections.curve_boxes(events)),
-        sections.section("completions", "".join(sections.quotation(one) for one in completions)),
-        sections.section("samples", sections.sample_list(samples)),
-        sections.section("diversity", sections.diversity_table(result.get("diversity") or {})),
-        sections.section("choices", sections.choice_table(config)),
-        sections.section("skips", sections.skip_table(events)),
-        sections.section("notes", sections.note_list(events.get("note", []))),
-        sections.section("next", sections.next_commands(summary.path, summary.state)),
-        sections.section("details", sections.detail_blocks(config, read_environment(run))),
+        section("results", sections.result_table(result.get("table") or [])),
+        section("curves", sections.curve_boxes(events)),
+        section("completions", "".join(sections.quotation(one) for one in completions)),
+        section("samples", sections.sample_list(samples)),
+        section("diversity", sections.diversity_table(result.get("diversity") or {})),
+        section("choices", sections.choice_table(config)),
+        section("skips", sections.skip_table(events)),
+        section("notes", sections.note_list(events.get("note", []))),
+        section("next", sections.next_commands(summary.path, summary.state)),
+        section("details", sections.detail_blocks(config, read_environment(run))),
     ]
-    page = resources.files("melete.evaluation").joinpath("page.html").read_text("utf-8")
-    data = json.dumps(curve_data(events), allow_nan=False, separators=(",", ":"))
-    values = {
-        "LANG": lang,
-        "TITLE": esc(f"{summary.name} · Melete"),
-        "BODY": "\n".join(body),
-        "DATA": data.replace("<", "\\u003c").replace("&", "\\u0026"),
-    }
-    # One pass from left to right, so that what a run wrote cannot be taken for a place to fill.
-    parts = page.split("%%")
-    return "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
+    return render("report", lang, summary.name, "\n".join(body), curve_data(events))
 
 
 def curve_data(events: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from melete.console import duration
+from melete.evaluation.page import t, t_pair
 from melete.evaluation.runs import RunSummary, number
 from melete.evaluation.words import WORDS
 
@@ -20,23 +21,6 @@ LOWER_IS_BETTER = ("bits_per_byte", "word_perplexity", "perplexity", "loss")
 # What all rows of the result table share, said once below it; and what stands in another cell.
 SHARED = ("tokens", "words", "bytes", "context", "stride")
 FOLDED = ("name", "bits_per_byte_interval", "seconds")
-
-
-def t(key: str, **values: tuple[str, str] | str) -> str:
-    """Words of the page in both languages. Values are put in escaped; a pair is (English, Chinese)."""
-    english, chinese = WORDS[key]
-    both = {name: value if isinstance(value, tuple) else (value, value) for name, value in values.items()}
-    for name, (one, other) in both.items():
-        english, chinese = (
-            english.replace(f"{{{name}}}", esc(one)),
-            chinese.replace(f"{{{name}}}", esc(other)),
-        )
-    return f'<span lang="en">{english}</span><span lang="zh">{chinese}</span>'
-
-
-def section(key: str, body: str) -> str:
-    """A heading and what is below it; nothing where there is nothing to say."""
-    return f'<section id="{key}"><h2>{t(key)}</h2>\n{body}</section>' if body else ""
 
 
 def header(
@@ -63,11 +47,6 @@ def header(
         f'<header><p class="state {summary.state}">{t(summary.state)}</p><h1>{esc(summary.name)}</h1>{lead}'
         f'{_headline(result.get("table") or [])}<dl class="facts">{tiles}</dl></header>'
     )
-
-
-def t_pair(english: str, chinese: str) -> str:
-    """A text of which each language has its own."""
-    return f'<span lang="en">{esc(english)}</span><span lang="zh">{esc(chinese)}</span>'
 
 
 def _duration_zh(seconds: float) -> str:
