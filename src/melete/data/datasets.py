@@ -270,6 +270,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MELETE_CACHE") or Path.home() / ".cache" / "melete")
 
 
+def data_roots() -> list[Path]:
+    """Where named sets are looked for, in this order: `$MELETE_DATA` if it is set, and the cache."""
+    own = os.environ.get("MELETE_DATA")
+    return [*([Path(own)] if own else []), cache_folder()]
+
+
 def tokenised(documents: Documents, tokenizer: Tokenizer, workers: int | None = None) -> Corpus:
     """The documents as token ids, in the cache: the same text and tokenizer are found again.
 
@@ -285,8 +291,7 @@ def tokenised(documents: Documents, tokenizer: Tokenizer, workers: int | None = 
 
 def find(name: str) -> Path | None:
     """The folder of a named set on this machine, or None."""
-    roots = [Path(os.environ["MELETE_DATA"])] if os.environ.get("MELETE_DATA") else []
-    for root in [*roots, cache_folder()]:
+    for root in data_roots():
         if _file_in(root / name, NAMED[name].train):
             return root / name
     return None
