@@ -29,7 +29,7 @@ FLOORS = (
     ("config", "metrics", "nn", "data"),
     ("models",),
     ("objectives", "tasks", "generation"),
-    ("training", "evaluation", "compression", "baselines"),
+    ("training", "evaluation", "compression", "baselines", "export"),
     ("api", "serving", "cli", "__main__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
