@@ -41,6 +41,7 @@ def test_a_hugging_face_folder_holds_the_model_and_nothing_of_its_training(
     after = load_network(out).state_dict()
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor.to(getattr(torch, precision)).float())
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "who may read one file may read all"
     assert (found.family, found.task, found.path) == ("qwen3", "text-generation", str(out))
     assert found.parameters == sum(tensor.numel() for tensor in before.values())
     assert found.bytes == sum(path.stat().st_size for path in out.iterdir())

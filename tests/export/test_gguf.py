@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import unicodedata
+from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -68,7 +73,6 @@ VARIANTS = {
 
 
 def read(path):
-    gguf = pytest.importorskip("gguf")
     reader = gguf.GGUFReader(path)
     return {key: field.contents() for key, field in reader.fields.items()}, {
         t.name: t for t in reader.tensors
@@ -243,7 +247,7 @@ TEXT = (
 
 
 def llama(path, **settings):
-    package = pytest.importorskip("llama_cpp")
+    package = pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python (built for minutes)")
     float32 = package.GGML_TYPE_F32
     return package.Llama(
         str(path), n_threads=1, logits_all=True, verbose=False, type_k=float32, type_v=float32, **settings
@@ -286,3 +290,28 @@ def test_llama_cpp_cuts_text_into_the_same_tokens(made, tmp_path, pattern: str) 
             text
         )
     assert runtime.detokenize(tokenizer.encode(TEXT), special=True).decode() == TEXT
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MELETE_DATA" not in os.environ, reason="needs GPT-2's vocabulary under $MELETE_DATA")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_llama_cpp_cuts_every_character_as_gpt2_does(made, tmp_path) -> None:
+    """Those of Unicode 3.2: of the newest letters the two libraries have tables of different years."""
+    folder, published = (
+        made("gpt2", vocab_size=50304),
+        Path(os.environ["MELETE_DATA"]) / "tokenizers" / "gpt2",
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    shutil.copy(published / "encoder.json", folder / "vocab.json")
+    shutil.copy(published / "vocab.bpe", folder / "merges.txt")
+    export_model(str(folder), "gguf", tmp_path / "out.gguf")
+    runtime, tokenizer = llama(tmp_path / "out.gguf", vocab_only=True), Tokenizer.load(folder)
+    for code in range(1, 0x20000):
+        letter = chr(code)
+        if unicodedata.ucd_3_2_0.category(letter) in ("Cs", "Cn"):
+            continue
+        text = f"a{letter}b {letter}1{letter}{letter} . {letter}{letter}x{letter}\n{letter}'s"
+        assert runtime.tokenize(text.encode(), add_bos=True, special=True) == tokenizer.encode(text), hex(
+            code
+        )

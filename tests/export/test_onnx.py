@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -41,8 +42,7 @@ def answers(model, batch: Batch) -> list[torch.Tensor]:
 
 
 def session(path):
-    runtime = pytest.importorskip("onnxruntime")
-    return runtime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
 
 
 @torch.no_grad()

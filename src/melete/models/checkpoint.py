@@ -81,6 +81,7 @@ def save_model(
                     shutil.copyfile(tokenizer / name, folder / name)
         partial = folder / f".{WEIGHTS}.partial"
         save_file(tensors, partial, metadata={"format": "pt"})
+        shutil.copymode(folder / CONFIG, partial)  # safetensors lets only the owner read
         os.replace(partial, folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
