@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melete.cli import _hints as hints
+from melete.cli import _labelled as labelled
 from melete.console import printable, say
+from melete.errors import InputError
 
 if TYPE_CHECKING:
     from melete.data.inspection import TextReport
@@ -26,6 +28,7 @@ _LONGEST = click.option(
     help="The longest line read.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_TASKS = ("text-classification", "sentence-similarity", "token-classification", "question-answering")
 
 
 @click.group()
@@ -54,13 +57,14 @@ def list_(as_json: bool) -> None:
     """
     from melete.cli._table import table
     from melete.data.datasets import catalogue
+    from melete.data.labelled.sets import labelled_catalogue
 
-    sets = catalogue()
+    sets = [*catalogue(), *labelled_catalogue()]
     if as_json:
         click.echo(json.dumps({"sets": sets}))
     else:
         head = ["name", "task", "language", "size", "where"]
-        click.echo(table([head, *([str(entry[key]) for key in head] for entry in sets)]))
+        click.echo(table([head, *([str(entry.get(key, "")) for key in head] for entry in sets)]))
     say(f"next: melete data inspect {next(entry['name'] for entry in sets if entry['here'])}")
 
 
@@ -68,23 +72,59 @@ def list_(as_json: bool) -> None:
 @click.argument("source", nargs=-1, required=True)
 @_COLUMN
 @_LONGEST
+@click.option("--task", type=click.Choice(_TASKS), help="Look at SOURCE as labelled rows of this task.")
+@click.option("--valid", help="With --task: validation rows. Default: the set's own, else some are held out.")
+@labelled.COLUMNS
+@click.option("--label-file", help="With --task: a label a line, in the order of their ids.")
+@click.option("--valid-fraction", type=float, help="With --task: how much is held out. Default: 0.1.")
+@click.option("--seed", type=int, help="With --task: decides what is held out. Default: 0.")
+@click.option("--tokenizer", help="With --task: counts tokens, together with --max-length.")
+@click.option("--max-length", type=click.IntRange(min=1), help="With --task: most tokens the model reads.")
+@click.option("--strict", is_flag=True, help="With --task: a warning ends with exit code 2.")
+@click.option(
+    "--drop-leaks", is_flag=True, help="With --task: leave out validation rows that stand in train."
+)
 @_JSON
-def inspect(source: tuple[str, ...], text_column: str | None, max_line_bytes: int, as_json: bool) -> None:
+def inspect(
+    source: tuple[str, ...],
+    text_column: str | None,
+    max_line_bytes: int,
+    as_json: bool,
+    task: str | None,
+    **options: Any,
+) -> None:
     """Describe SOURCE: files, folders, a named set, or - for standard input.
 
     Sizes, words, script, the longest document, duplicates, examples, and each byte that is not text: these are counted
     here, while every other command refuses the first one.
+
+    With --task, SOURCE is labelled rows. Columns are found and told; then what would make a model worse or its figures
+    better than they are: labels that are rare or never seen in train, rows that stand in train and in validation,
+    duplicates, contradictions, near-empty texts, texts longer than the model reads, answers that do not stand where
+    the file says.
 
     \b
     Examples:
       melete data inspect my.txt
       melete data inspect wikitext-2
       zcat pages.jsonl.gz | melete data inspect - --text-column text --json
+      melete data inspect reviews.csv --task text-classification --column label=stars
+      melete data inspect chnsenticorp --task text-classification --drop-leaks
     """
     from melete.data.datasets import NAMED, STDLIB, resolve
     from melete.data.inspection import inspect_documents
+    from melete.data.labelled.sets import SETS
     from melete.data.readers import read_documents
 
+    if task is None and source[0] in SETS and source[0] not in NAMED:
+        task = SETS[source[0]].task
+    if task is not None:
+        labelled.inspect(source, task, as_json, options)
+        return
+    given = next((name for name, value in options.items() if value), None)
+    if given is not None:
+        name = given.removesuffix("s") if given == "columns" else given.replace("_", "-")
+        raise InputError(f"--{name} is for labelled rows", do="name their task with --task")
     parts: dict[str, TextReport] = {}
     if any(name in (*NAMED, STDLIB) or not (name == "-" or Path(name).exists()) for name in source):
         named = resolve(source, text_column=text_column, max_line_bytes=max_line_bytes)

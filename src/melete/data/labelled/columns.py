@@ -76,7 +76,8 @@ class Columns:
 
     def in_words(self) -> str:
         """What was found, as a person is told it."""
-        parts = [f"{role} is column {name!r}" for role, name in self.names.items()]
+        inputs_first = sorted(self.names.items(), key=lambda item: (item[0] in ANSWERS, item[0]))
+        parts = [f"{role} is column {name!r}" for role, name in inputs_first]
         if self.flags:
             parts.append(f"labels are the columns {', '.join(map(repr, self.flags))}")
         return ", ".join(parts)

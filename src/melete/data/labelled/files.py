@@ -50,7 +50,8 @@ def read_labelled(
             has none. `labels` makes the set multi-label. In CoNLL-U `tags` is upos, xpos or deprel.
         labelled: False: answers may be absent, for prediction.
         split: what stands between the label and the text on the lines of a text file.
-        known: what was found in files read before; a table with the same columns is read in the same way.
+        known: what was found in files read before; a table with the same header is read in the same way, and one
+            without a header if its own content does not tell.
         note: told which columns were found.
 
     Raises:

@@ -188,11 +188,6 @@ def labelled_catalogue() -> list[dict[str, str | bool]]:
     return found
 
 
-def is_labelled_set(name: str) -> bool:
-    """Whether there is a named set of labelled rows of this name."""
-    return name in SETS
-
-
 @dataclass(frozen=True)
 class _Parts:
     """Where the parts of a source are, and how they are read."""

@@ -66,8 +66,12 @@ def answered_rows(
     if not first:
         return
     names = (named, *first[0].values)
-    if names not in known:
-        known[names] = find_columns(task, first, wanted=wanted, named=named, labelled=labelled)
+    if not (named and names in known):
+        try:
+            known[names] = find_columns(task, first, wanted=wanted, named=named, labelled=labelled)
+        except InputError:
+            if names not in known:
+                raise
     found = known[names]
     header = "" if named else "no header; "
     note(f"{first[0].file}: {header}{found.in_words()} (of {', '.join(first[0].values)})")

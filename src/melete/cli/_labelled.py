@@ -1,0 +1,100 @@
+"""What commands on labelled rows share."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from melete.console import printable, say
+from melete.errors import InputError
+
+if TYPE_CHECKING:
+    from melete.data.labelled.sets import LabelledSet
+    from melete.data.lint import Report
+
+_LABELS = 20  # shown of more
+_TEXTS, _CHARACTERS = 2, 100
+
+
+def _columns(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """ROLE=NAME as a dict."""
+    pairs = [value.partition("=") for value in values]
+    wrong = next((value for value, (_, sign, _) in zip(values, pairs, strict=True) if not sign), None)
+    if wrong is not None:
+        raise InputError(f"--column {wrong}", expected="ROLE=NAME, as in --column label=stars")
+    return {role: name for role, _, name in pairs}
+
+
+COLUMNS = click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="ROLE=NAME",
+    callback=_columns,
+    help="The column of a role (text, text_pair, label, labels, score, words, tags, question, context, answers); "
+    "may be repeated. Default: found by name and content.",
+)
+
+
+def inspect(source: tuple[str, ...], task: str, as_json: bool, options: dict[str, Any]) -> None:
+    """`melete data inspect --task`: what labelled rows are like, and what is wrong with them."""
+    from melete.data.labelled.sets import load_labelled
+    from melete.data.lint import drop_leaks, lint
+    from melete.data.tokenizers import Tokenizer
+
+    if len(source) != 1:
+        raise InputError(f"{len(source)} sources", expected="one, with --task")
+    name = source[0]
+    reading = ("valid", "columns", "label_file", "valid_fraction", "seed")
+    found = load_labelled(name, task, **{key: options[key] for key in reading if options[key] is not None})
+    tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
+
+    def look() -> Report:
+        return lint(found, tokenizer=tokenizer, max_length=options["max_length"])
+
+    report = look()
+    if options["drop_leaks"] and report.leaked:
+        before = len(found.valid)
+        found = drop_leaks(found, report)
+        say(f"{before - len(found.valid):,} of {before:,} validation rows dropped: they stand in train")
+        report = look()
+    if as_json:
+        click.echo(json.dumps({"source": name, "task": task, **report.plain()}, ensure_ascii=False))
+    else:
+        _show(found, report)
+    report.stop(options["strict"])
+    if report.leaked:
+        words = ["melete", "data", "inspect", name, "--task", task]
+        words += ["--valid", options["valid"]] if options["valid"] else []
+        words += [
+            word for role, name in options["columns"].items() for word in ("--column", f"{role}={name}")
+        ]
+        say(f"next: {shlex.join([*words, '--drop-leaks'])}")
+
+
+def _show(found: LabelledSet, report: Report) -> None:
+    from melete.cli._table import table
+    from melete.data.labelled.rows import TagRow
+
+    median, most, longest = report.characters
+    kind = "words" if found.task == "token-classification" else "rows"
+    rows = [["", "train", "valid"], ["rows", *(f"{count:,}" for count in report.rows.values())]]
+    for name, (train, valid) in list(report.labels.items())[:_LABELS]:
+        rows.append([f"{kind} with {name}", f"{train:,}", f"{valid:,}"])
+    click.echo(printable(table(rows)))
+    if len(report.labels) > _LABELS:
+        click.echo(f"... and {len(report.labels) - _LABELS:,} more labels")
+    click.echo(f"characters: median {median:,}, 95 % have at most {most:,}, longest {longest:,}")
+    for row in found.train[:_TEXTS]:
+        text, said = " | ".join(row.texts).replace("\n", " "), row.classes
+        if isinstance(row, TagRow):
+            text, said = " ".join(f"{word}/{tag}" for word, tag in zip(row.words, said, strict=True)), ()
+        shown = text[:_CHARACTERS] + ("..." if len(text) > _CHARACTERS else "")
+        answer = " ".join(said) or ("" if isinstance(row, TagRow) else str(row.answer))
+        click.echo(printable(f"  | {shown}{' -> ' if answer else ''}{answer[:_CHARACTERS]}"))
+    report.tell(lambda line: click.echo(printable(line)))
+    if not report.findings:
+        click.echo("nothing to mend")
