@@ -70,7 +70,7 @@ def tiny_network(family: str, task: str, *, seed: int = 0, **overrides: Any) -> 
     """A model of any family with the head of a task, as `tiny`."""
     sizes = (SIZES | ENCODER_SIZES)[family]
     fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **sizes, **overrides}
-    config = preset(f"{family}:nano", vocab_size=VOCAB, **fields)
+    config = preset(f"{family}:nano", **{"vocab_size": VOCAB, **fields})
     return random_model(family, config, task, seed=seed, init="normal").eval()
 
 

@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_over_texts_however_they_are_batched(problem: str, 
     task, every = objective(problem, family), examples(PROBLEMS[problem])
     with torch.no_grad():
         whole = task.prepare(every, rng_for)
-        expected = expected_loss(task.scores(whole), problem)
+        expected = expected_loss(task.logits(whole), problem)
         total = count = torch.zeros(())
         for part in (every[:2], every[2:3], every[3:]):
             batch = task.prepare(part, rng_for)
@@ -84,7 +84,7 @@ def test_label_smoothing_and_class_weights_are_torchs_and_smoothing_is_for_train
         smoothing = {"label_smoothing": 0.2} if training else {}
         with torch.no_grad():
             expected = expected_loss(
-                task.scores(batch), "single_label_classification", **settings, **smoothing
+                task.logits(batch), "single_label_classification", **settings, **smoothing
             )
             loss = task(batch, Context())["classification"] / task.counts(batch)["classification"]
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -101,7 +101,7 @@ def test_pairs_have_types_and_packed_is_padded() -> None:
         together = task.model.class_logits(
             task.model.encode(kit.packed(*kit.token_rows(*LENGTHS))), kit.packed(*kit.token_rows(*LENGTHS))
         )
-        alone = task.scores(task.prepare(examples(SINGLE), rng_for))
+        alone = task.logits(task.prepare(examples(SINGLE), rng_for))
     assert torch.allclose(together, alone, atol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_r_drop_is_the_divergence_of_two_passes() -> None:
     torch.manual_seed(1)
     parts = task(batch, Context())
     torch.manual_seed(1)
-    first, second = task.scores(batch), task.scores(batch)
+    first, second = task.logits(batch), task.logits(batch)
     p, q = first.softmax(-1), second.softmax(-1)
     both = (p * (p / q).log()).sum() + (q * (q / p).log()).sum()
     assert parts["r_drop"].item() == pytest.approx(both.item() / 2, rel=1e-4)

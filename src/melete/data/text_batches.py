@@ -58,3 +58,15 @@ class TextBatches:
             steps += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
         turn = permuted(np.arange(len(steps)), len(steps), self.seed, epoch | BATCH_ORDER)
         return [steps[i] for i in turn]
+
+
+class AllTexts:
+    """A source that reads every text once in its one step, like lengths together: validation."""
+
+    def __init__(self, pieces: Sequence[Any], lengths: np.ndarray, budget: int) -> None:
+        self.pieces, self.lengths, self.budget = pieces, lengths, budget
+
+    def micro_batches(self, step: int) -> list[list[Example]]:
+        """All examples; the key of each ends in the number of its text."""
+        every = like_lengths(np.arange(len(self.lengths)), self.lengths, self.budget)
+        return [[Example((0, 0, i), self.pieces[i]) for i in batch.tolist()] for batch in every]

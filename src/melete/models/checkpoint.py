@@ -161,11 +161,9 @@ def load_network(
     """
     values = _read_json(folder / CONFIG)
     module = _family_of(values, folder / CONFIG)
-    saved = module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
+    saved, config = load_config(folder), load_config(folder, changes)
     name, named = module.Model.family, _named_task(module.HEADS, values)
     task = task or named or next(iter(module.HEADS))
-    fields = {field: getattr(saved, field) for field in saved.__struct_fields__}
-    config = make_config(module.Config, fields | dict(changes or {}), where=str(folder / CONFIG))
     shapes = {key: tensor.shape for key, tensor in skeleton(name, config, task).state_dict().items()}
     head = module.HEADS[task]
     other = named not in (task, None) or config.labels != saved.labels
@@ -186,15 +184,20 @@ def load_network(
     return model.eval()
 
 
-def load_config(folder: Path) -> ModelConfig:
+def load_config(folder: Path, changes: Mapping[str, Any] | None = None) -> ModelConfig:
     """The config of a model folder, without its weights.
 
+    Args:
+        changes: fields to replace.
+
     Raises:
-        InputError: no config.json, or not one of a family we have.
+        InputError: no config.json, not one of a family we have, or an impossible change.
     """
     values = _read_json(folder / CONFIG)
     module = _family_of(values, folder / CONFIG)
-    return module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
+    config = module.CONFIG_KEYS.import_config(module.Config, values, where=str(folder / CONFIG))
+    fields = {field: getattr(config, field) for field in config.__struct_fields__}
+    return make_config(module.Config, fields | dict(changes), where=str(folder)) if changes else config
 
 
 def named_head(folder: Path) -> tuple[str, str, str | None]:

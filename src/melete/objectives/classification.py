@@ -50,7 +50,7 @@ class Classification(LabelledObjective):
             return torch.tensor(len(labels))
         return self.class_weights.to(labels.device)[labels].sum()
 
-    def scores(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """(N, labels)."""
         logits = self.model.class_logits(self.model.encode(batch), batch)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -73,12 +73,24 @@ class Craft:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
+class Examiner(Protocol):
+    """Reads what the model says of the validation rows, and tells how good it is by the task's own measure."""
+
+    def note(self, logits: Tensor, rows: Sequence[int]) -> None:
+        """The logits of a batch, and the numbers of its pieces."""
+
+    def take(self) -> dict[str, float]:
+        """Figures of what was noted since the last call."""
+        ...
+
+
 class LabelledObjective(Objective):
     """A task: scores of what may be said, and the loss of the scores.
 
     Attributes:
         term: name of the loss.
         agreeing: whether `loss` is a softmax over the last dimension of `scores`, so that R-Drop is defined.
+        examiner: asked in evaluation mode.
 
     Args:
         model: wears the head of the task.
@@ -90,6 +102,7 @@ class LabelledObjective(Objective):
 
     term: ClassVar[str]
     agreeing = True
+    examiner: Examiner | None = None
 
     def __init__(self, model: Network, craft: Craft, pad_id: int) -> None:
         super().__init__()
@@ -104,8 +117,12 @@ class LabelledObjective(Objective):
         self._freeze(0.0)
 
     @abstractmethod
-    def scores(self, batch: Batch) -> Tensor:
-        """What the model says, (M, C), of each text, word or answer that counts."""
+    def logits(self, batch: Batch) -> Tensor:
+        """What the model says of a batch, in float32 or wider: a row for each piece, in their order."""
+
+    def scores(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What counts of the logits: (M, C), a row for each text, word or end of an answer."""
+        return logits
 
     @abstractmethod
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
@@ -136,6 +153,7 @@ class LabelledObjective(Objective):
             ]
         batch = lay_out(columns, {"input_ids": self.pad_id, "token_type_ids": 0})
         batch.labels.update(self.label_batch(batch, pieces))
+        batch.labels["row"] = torch.tensor([example.key[2] for example in examples])
         return batch
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -146,11 +164,14 @@ class LabelledObjective(Objective):
         """The loss; in training also the divergence of two passes, and the loss of a worse input."""
         if self.training:
             self._freeze(ctx.progress)
-        scores = self.scores(batch)
+        logits = self.logits(batch)
+        if not self.training and self.examiner is not None:
+            self.examiner.note(logits, batch.labels["row"].tolist())
+        scores = self.scores(logits, batch)
         loss = self.loss(scores, batch)
         parts = {self.term: loss}
         if self.training and self.craft.r_drop:
-            again = self.scores(batch)
+            again = self.scores(self.logits(batch), batch)
             parts[self.term] = (loss + self.loss(again, batch)) / 2
             parts["r_drop"] = divergence(scores, again)
         if self.training and self.craft.adversarial:
@@ -168,9 +189,13 @@ class LabelledObjective(Objective):
         # An embedding's backward pass reads the ids alone, so that its values may change between two passes.
         weight.data.add_(gradient * (self.craft.adversarial / norm.clamp_min(1e-12)).to(gradient.dtype))
         try:
-            return self.loss(self.scores(batch), batch)
+            return self.loss(self.scores(self.logits(batch), batch), batch)
         finally:
             weight.data.copy_(kept)
+
+    def take_figures(self) -> dict[str, float]:
+        """What the examiner says; see `Objective.take_figures`."""
+        return {} if self.examiner is None else self.examiner.take()
 
     # ------------------------------------------------------------------ depths
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # task -> where its `Predictor` is defined; the families say in their HEADS which of them they have a head for
 TASKS: dict[str, str] = {
     "fill-mask": "melete.tasks.fill_mask:FillMask",
+    "text-classification": "melete.tasks.text_classification:TextClassification",
+    "token-classification": "melete.tasks.token_classification:TokenClassification",
+    "question-answering": "melete.tasks.question_answering:QuestionAnswering",
 }
 
 

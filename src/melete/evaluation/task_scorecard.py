@@ -1,0 +1,136 @@
+"""What a model for a task is worth: its answers to held-out rows, beside those of others, and where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from melete.data.labelled.rows import LabelledRow
+from melete.evaluation.exams import Answer, Exam, OneLabel
+from melete.metrics.classification import calibration, confusion
+from melete.metrics.intervals import Comparison
+
+MOST_ERRORS = 20
+# Most labels whose confusions are shown.
+MOST_LABELS = 30
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Models on the same rows.
+
+    Attributes:
+        figures: for JSON, and for the event `result`.
+        rows: the table for a terminal, its heading first.
+    """
+
+    figures: dict[str, Any]
+    rows: list[list[str]]
+
+
+def score_answers(exam: Exam, answers: Mapping[str, Sequence[Answer]]) -> Scored:
+    """Figures, intervals and differences of what several models say of the same rows.
+
+    Args:
+        answers: to all rows of the exam, by the name of the model; the first is the one that the others stand beside.
+
+    Returns:
+        Figures: `table` (a dict a model: its figures, and `low` and `high` of the main one; `difference` with its
+        bounds to the first model), `metric`, `errors`, and where there is one label a row `confusion`, `calibration`.
+    """
+    marks = {name: exam.mark(own) for name, own in answers.items()}
+    first, *others = marks
+    compared = {name: exam.compare(marks[name], marks[first]) for name in others}
+    table = [_row(exam, name, own, compared.get(name)) for name, own in marks.items()]
+    figures: dict[str, Any] = {"metric": exam.main, "rows": len(exam.rows), "table": table}
+    if isinstance(exam, OneLabel):
+        figures |= _one_label(exam, marks[first])
+    figures["errors"] = _errors(exam, answers[first], marks[first])
+    return Scored(figures, _lines(exam, table))
+
+
+def _row(exam: Exam, name: str, marks: np.ndarray, beside: Comparison | None) -> dict[str, Any]:
+    interval = exam.interval(marks)
+    row: dict[str, Any] = {"name": name, **exam.figures(marks), "low": interval.low, "high": interval.high}
+    if beside is not None:
+        better = beside.difference
+        row |= {"difference": [better.value, better.low, better.high], "p_value": beside.p_value}
+    return row
+
+
+def _lines(exam: Exam, table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A line a model; the last column says by how much the first is better."""
+    several = len(table) > 1
+    lines = [["held-out rows", exam.main, "95 % interval", *exam.names[1:]]]
+    lines[0] += [f"{table[0]['name']} is better by"] * several
+    for row in table:
+        cells = [row["name"], f"{row[exam.main]:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"]
+        cells += [f"{row[name]:.4f}" for name in exam.names[1:]]
+        if several:
+            better = row.get("difference")
+            cells.append(f"{better[0]:+.4f} ({better[1]:+.4f} to {better[2]:+.4f})" if better else "")
+        lines.append(cells)
+    return lines
+
+
+def _one_label(exam: OneLabel, marks: np.ndarray) -> dict[str, Any]:
+    """Which labels are taken for which, and whether the model is right as often as it says."""
+    said, count = marks[:, 0].astype(np.int64), len(exam.labels)
+    found = calibration(marks[:, 1:].max(1), said == exam.truth)
+    table = confusion(exam.truth, said, count + 1)[:count, :count]
+    return {
+        "labels": list(exam.labels[:MOST_LABELS]),
+        "confusion": table[:MOST_LABELS, :MOST_LABELS].tolist(),
+        "calibration": {
+            "error": found.error,
+            "confidence": found.confidence.tolist(),
+            "accuracy": found.accuracy.tolist(),
+            "counts": found.counts.tolist(),
+        },
+    }
+
+
+def _errors(exam: Exam, answers: Sequence[Answer], marks: np.ndarray) -> list[dict[str, Any]]:
+    """The rows that are most wrong, the surest first."""
+    each = np.array([exam.figure(exam.main, marks[i : i + 1], np.array([i])) for i in range(len(answers))])
+    sure = np.array([_certainty(answer) for answer in answers])
+    order = np.lexsort((-sure, np.nan_to_num(each, nan=1.0)))
+    wrong = [int(i) for i in order[:MOST_ERRORS] if each[i] < 1]
+    return [
+        {
+            "where": exam.rows[i].where,
+            "texts": _shown(exam.rows[i]),
+            "right": _plain(exam.rows[i].answer),
+            "said": _said(answers[i]),
+            "probability": float(sure[i]),
+        }
+        for i in wrong
+    ]
+
+
+def _certainty(answer: Answer) -> float:
+    """How sure a model was, where it says so."""
+    shares = answer.get("probabilities")
+    if isinstance(shares, Mapping):
+        return max(shares.values(), default=0.0)
+    if isinstance(shares, Sequence):
+        return min(shares, default=0.0)
+    return float(answer.get("score") or 0.0)
+
+
+def _shown(row: LabelledRow) -> list[str]:
+    return [text[:300] for text in row.texts][:60]
+
+
+def _plain(answer: Any) -> Any:
+    """As JSON has it."""
+    return list(answer) if isinstance(answer, tuple) else answer
+
+
+def _said(answer: Answer) -> Any:
+    return next(
+        (answer[key] for key in ("label", "labels", "tags", "answer", "score") if key in answer), None
+    )
