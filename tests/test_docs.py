@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import encoder_models
 from melete.data.tokenizers import Tokenizer
 from melete.models import build
 from melete.models.checkpoint import save_model
@@ -54,12 +55,13 @@ def promised(code: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder as a reader might have it: a finished run, and two texts."""
+    """A folder as a reader might have it: two finished runs, and two texts."""
     texts = [f"import {name}\n\n\nclass {name.title()}:\n    pass\n" for name in ("os", "sys", "re", "json")]
     tokenizer = Tokenizer.train(texts * 8, "byte-bpe", 280)
     tokenizer.save(tmp_path / "tokenizer")
     model = build("qwen3:nano", vocab_size=tokenizer.vocab_size, max_position_embeddings=256)
     save_model(tmp_path / "runs" / "demo" / "final", model, tokenizer=tmp_path / "tokenizer")
+    encoder_models.write(tmp_path / "runs" / "bert" / "final", "bert")
     (tmp_path / "my.txt").write_text("".join(texts) * 4, encoding="utf-8")
     (tmp_path / "more.txt").write_text("".join(reversed(texts)) * 4, encoding="utf-8")
     monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))

@@ -45,7 +45,7 @@ def test_a_text_is_answered_in_words(capsys, folder, bert):
     assert out.splitlines()[2] == second["filled"]
     assert len(out.splitlines()) == 5
     assert "fill-mask: 2 texts answered" in err
-    assert f"next: melete predict {folder} --data FILE" in err
+    assert f"next: melete inspect {folder} --text 'The king [MASK] in'" in err
 
 
 def test_a_file_becomes_json_lines_in_its_order(capsys, folder, bert, tmp_path):

@@ -87,5 +87,7 @@ def command(
                 click.echo(line if in_words else line.encode())
             count += 1
             progress.advance(1)
-    say(f"{predictor.task}: {count:,} texts answered" + (f", written to {out}" if out else ""))
-    say(f"next: melete predict {shlex.quote(model)} --data FILE --out answers.jsonl")
+    answered = f"{count:,} text{'s' if count != 1 else ''} answered"
+    say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
+    example = texts[0] if texts else "..."
+    say(f"next: melete inspect {shlex.quote(model)} --text {shlex.quote(example)}")

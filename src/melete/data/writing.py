@@ -30,6 +30,5 @@ def whole_file(target: Path) -> Iterator[TextIO]:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(
-            error.strerror or str(error), where=str(target), do="free or unlock the folder"
-        ) from None
+        do = "make its folder first" if isinstance(error, FileNotFoundError) else "free or unlock the folder"
+        raise StorageError(error.strerror or str(error), where=str(target), do=do) from None

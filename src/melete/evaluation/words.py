@@ -1,4 +1,4 @@
-"""What the page of a run says, in English and in Chinese."""
+"""What the pages of runs and of inspected texts say, in English and in Chinese."""
 
 from __future__ import annotations
 
@@ -88,5 +88,59 @@ WORDS: dict[str, tuple[str, str]] = {
     "lead": (
         "{family}, {parameters} parameters, trained on {data} in {time}.",
         "{family}，{parameters} 个参数，在 {data} 上训练，用时 {time}。",
+    ),
+    # the page of a text
+    "masked": (
+        "{family}, {parameters} parameters. Each token is hidden in turn, and the model says what stands there.",
+        "{family}，{parameters} 个参数。依次遮住每个词元，由模型说出那里应是什么。",
+    ),
+    "replaced": (
+        "{family}, {parameters} parameters. The model says of each token how likely another model put it there.",
+        "{family}，{parameters} 个参数。模型判断每个词元被另一个模型替换过的可能性。",
+    ),
+    "next_token": (
+        "{family}, {parameters} parameters. At each place the model says what it expects after the tokens before.",
+        "{family}，{parameters} 个参数。模型在每个位置说出它根据前文预期的下一个词元。",
+    ),
+    "attention_only": (
+        "{family}, {parameters} parameters. Where each token looks.",
+        "{family}，{parameters} 个参数。每个词元看向哪里。",
+    ),
+    "pseudo_perplexity": ("pseudo-perplexity", "伪困惑度"),
+    "layers": ("layers", "层"),
+    "heads": ("heads a layer", "每层注意力头"),
+    "taken_for_replaced": ("taken for replaced", "判为被替换"),
+    "surprise": ("Token by token", "逐个词元"),
+    "surprise_says": (
+        "The stronger the colour, the less the model expected the token. Choose one to see what it expected.",
+        "颜色越深，模型越没有料到这个词元。点选一个，看看它预期的是什么。",
+    ),
+    "replaced_says": (
+        "The stronger the colour, the surer the model is that the token was replaced.",
+        "颜色越深，模型越确信这个词元被替换过。",
+    ),
+    "expected": ("expected", "意料之中"),
+    "surprising": ("surprising", "出乎意料"),
+    "original": ("original", "原文"),
+    "swapped": ("replaced", "被替换"),
+    "after": ("What comes next", "接下来"),
+    "bits": ("bits", "比特"),
+    "no_token": ("a mask: it has no token of its own", "这里是掩码，没有原来的词元"),
+    "attention": ("Attention", "注意力"),
+    "attention_says": (
+        "A row is a token, and the squares in it are where it looks: they add up to 1. Choose a head on the left; the "
+        "last column is the mean of a layer's heads.",
+        "每一行是一个词元，行内的方格表示它看向哪里，合计为 1。在左边选一个头；最后一列是该层各头的平均。",
+    ),
+    "layer": ("layer {n}", "第 {n} 层"),
+    "head": ("head {n}", "第 {n} 头"),
+    "mean": ("mean of the heads", "各头平均"),
+    "left_out": (
+        "The text is {total} tokens long; the first {shown} are read and shown.",
+        "文本共 {total} 个词元；只读取并显示前 {shown} 个。",
+    ),
+    "noscript_maps": (
+        "The maps need JavaScript; everything else is here.",
+        "注意力图需要 JavaScript；其余内容都在。",
     ),
 }
