@@ -53,8 +53,9 @@ def sampled_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropy of `linear_cross_entropy`, and a token drawn from the softmax of the same logits.
 
-    A draw is the argmax of the logits plus Gumbel noise, here in its form without logarithms: the argmax of the
-    probabilities over standard exponential noise. No gradient goes through it.
+    A draw is where the cumulated probabilities pass a uniform number: in distribution the argmax of the logits plus
+    Gumbel noise, for one random number a row instead of V (which on a CPU cost a quarter of a small ELECTRA's step).
+    No gradient goes through it.
 
     Args:
         hidden: (N, D).
@@ -123,8 +124,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     continue
                 probability = logits.sub_(log_norm).exp_()  # (N', V), in the memory of the logits
                 if noise is not None:
-                    exponential = torch.empty_like(probability).exponential_(generator=noise[0])
-                    drawn[here] = torch.div(probability, exponential, out=exponential).argmax(-1)
+                    passed = probability.cumsum(-1)  # (N', V)
+                    uniform = torch.rand(target.shape, generator=noise[0], dtype=wide, device=hidden.device)
+                    found = torch.searchsorted(passed, uniform * passed[:, -1:], right=True)  # (N', 1)
+                    drawn[here] = found.squeeze(1).clamp_max(weight.shape[0] - 1)  # rounding may reach the end
                 slopes = [probability]
                 if z_loss:
                     slopes.append((probability * log_norm.mul(2.0 * z_loss)).to(hidden.dtype))
