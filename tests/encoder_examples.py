@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
-
 from melete.data.batch import Example
 from melete.data.corruption import Vocabulary
 from melete.data.encoder_text import EncoderText, Samples
@@ -57,10 +55,3 @@ def real_tokens(batch) -> list[list[int]]:
         here = batch.doc_ids[row] == batch.doc_ids[row, column]
         found.append(batch.input_ids[row][here].tolist())
     return found
-
-
-def unigram_entropy(batch) -> float:
-    """Nats a token of the tokens of a batch."""
-    ids = batch.input_ids[batch.doc_ids > 0].numpy()
-    shares = np.bincount(ids) / len(ids)
-    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())

@@ -17,12 +17,19 @@ from typing import Any
 
 import msgspec
 
+from melete.data.corruption import UNITS
+from melete.data.encoder_text import PAIRS
 from melete.data.splits import MOST_HELD_OUT
 from melete.errors import InputError, StorageError
 
-OBJECTIVES = ("causal-lm",)
+OBJECTIVES = (
+    "causal-lm",
+    "masked-lm",
+    "replaced-token",
+)
+PACKINGS = ("auto", "sorted", "packed")
 OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
-SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse-sqrt", "piecewise")
+SCHEDULES = ("constant", "linear", "linear-overlap", "cosine", "wsd", "inverse-sqrt", "piecewise")
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,7 +44,7 @@ class ModelSection(_Section, frozen=True):
 
 class TokenizerSection(_Section, frozen=True):
     source: str = ""  # a folder; empty = train one on the training text (or the model's own)
-    kind: str = "byte-bpe"  # byte-bpe, wordpiece, unigram, char, word
+    kind: str = ""  # byte-bpe, wordpiece, unigram, char, word; empty = byte-bpe, wordpiece for encoders
     vocab_size: int = 8192
 
 
@@ -49,9 +56,17 @@ class DataSection(_Section, frozen=True):
 
 
 class ObjectiveSection(_Section, frozen=True):
-    name: str = "causal-lm"
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
+    name: str = ""  # causal-lm, masked-lm, replaced-token; empty = what the model's family is for
+    label_smoothing: float = 0.0  # causal-lm
+    z_loss: float = 0.0  # causal-lm
+    mask_rate: float = 0.15  # share of the tokens that are to be restored
+    last_mask_rate: float = 0.0  # at the last step, reached on a straight line; 0 = the same
+    mask_unit: str = ""  # token, word, span; empty = whole words where the text has words
+    pair: str = (
+        ""  # masked-lm: nsp (does the second text follow?), sop (are the two swapped?); empty = one text
+    )
+    generator_share: float = 0.25  # replaced-token: the generator's width as a share of the discriminator's
+    discriminator_weight: float = 50.0  # replaced-token
 
 
 class OptimizerSection(_Section, frozen=True):
@@ -62,11 +77,14 @@ class OptimizerSection(_Section, frozen=True):
     l1: float = 0.0  # decoupled soft threshold, matrices only
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    bias_correction: bool = True  # of adamw's early averages; BERT and ELECTRA were trained without
     momentum: float = 0.95  # of muon and rmsprop
 
 
 class ScheduleSection(_Section, frozen=True):
-    name: str = "wsd"  # constant, linear, cosine, wsd (warm-up, stable, decay), inverse-sqrt, piecewise
+    # constant, linear, linear-overlap (falls from the first step on, as BERT's), cosine, wsd (warm-up, stable, decay),
+    # inverse-sqrt, piecewise
+    name: str = "wsd"
     warmup_steps: int = 0
     decay_fraction: float = 0.5  # wsd: share of the steps, at the end, in which the rate falls
     final_ratio: float = 0.0  # rate at the last step, as a share of the peak
@@ -81,7 +99,8 @@ class TrainingSection(_Section, frozen=True):
     context_schedule: tuple[
         tuple[float, int], ...
     ] = ()  # (progress, tokens): shorter rows first learn sooner
-    micro_batch_rows: int = 0  # rows of one forward pass; 0 = found by itself
+    micro_batch_rows: int = 0  # rows of `context` tokens in one forward pass; 0 = found by itself
+    packing: str = "auto"  # encoders: sorted (like lengths together, padded), packed (side by side in a row)
     device: str = "auto"  # auto, cpu, cuda, mps
     precision: str = "auto"  # auto, float32, bfloat16, float16, float64
     threads: int = 0  # CPU threads; 0 = all
@@ -283,11 +302,17 @@ def _check_ranges(config: RunConfig, where: str) -> None:
 def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
     t, o, s, g = config.training, config.optimizer, config.schedule, config.guard
     for key, value, names in (
-        ("objective.name", config.objective.name, OBJECTIVES),
+        ("objective.name", config.objective.name or OBJECTIVES[0], OBJECTIVES),
+        ("objective.mask_unit", config.objective.mask_unit or UNITS[0], UNITS),
+        ("objective.pair", config.objective.pair or PAIRS[1], PAIRS[1:]),
         ("optimizer.name", o.name, OPTIMIZERS),
         ("schedule.name", s.name, SCHEDULES),
+        ("training.packing", t.packing, PACKINGS),
     ):
         yield key, value, value in names, f"one of {', '.join(names)}"
+    rate, share = config.objective.mask_rate, config.objective.generator_share
+    yield "objective.mask_rate", rate, 0 < rate < 1, "more than 0 and less than 1"
+    yield "objective.generator_share", share, 0 < share <= 1, "more than 0 and at most 1"
     plain = Path(config.name).name == config.name != ".."
     yield "name", config.name, plain, "the name of a folder, without a path"
     yield (
@@ -331,6 +356,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("tokenizer.vocab_size", 1, math.inf),
     ("objective.label_smoothing", 0, 1),
     ("objective.z_loss", 0, math.inf),
+    ("objective.last_mask_rate", 0, 1),
+    ("objective.discriminator_weight", 0, math.inf),
     ("optimizer.learning_rate", 0, math.inf),
     ("optimizer.matrix_learning_rate", 0, math.inf),
     ("optimizer.weight_decay", 0, math.inf),

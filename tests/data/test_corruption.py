@@ -18,6 +18,7 @@ from melete.data.corruption import (
     choose_words,
     linear_rate,
     mask_tokens,
+    replace_tokens,
 )
 from melete.errors import InputError
 
@@ -171,3 +172,19 @@ def test_a_rate_may_follow_the_step() -> None:
 def test_a_wrong_corruption_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Corruption(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_replaced_tokens_are_draws_of_their_frequency() -> None:
+    frequencies = np.where(ORDINARY, np.arange(SIZE) % 7 + 1.0, 1e-9)
+    frequencies /= frequencies.sum()
+    ids = np.random.default_rng(1).integers(0, SIZE, 400_000)
+    out = replace_tokens(ids, VOCABULARY, frequencies, 0.15, np.random.default_rng(0))
+    special = ~ORDINARY[ids]
+    assert np.array_equal(out[special], ids[special])
+    changed = out != ids
+    assert abs(changed[~special].mean() - 0.15) < 0.002
+    assert ORDINARY[out[changed]].all()
+    kinds = np.bincount(out[changed] % 7, minlength=7) / changed.sum()
+    assert np.abs(kinds - np.arange(1, 8) / 28).max() < 0.01
+    again = replace_tokens(ids, VOCABULARY, frequencies, 0.15, np.random.default_rng(0))
+    assert np.array_equal(again, out)

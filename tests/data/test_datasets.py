@@ -57,6 +57,20 @@ def test_wikitext_has_the_words_of_the_literature() -> None:
     assert valid.startswith("\n = Homarus gammarus =\n\n Homarus")
 
 
+def test_wikitext_can_be_cut_into_its_articles() -> None:
+    real("wikitext-2")
+    (whole,) = texts(resolve("wikitext-2").valid)
+    named = resolve("wikitext-2", whole=False)
+    assert named.valid is not None
+    articles = list(named.valid)
+    assert len(articles) == 60
+    assert "".join(article.text for article in articles) == whole.lstrip("\n")
+    assert articles[0].text.startswith(" = Homarus gammarus =\n")
+    lines = whole.split("\n")
+    assert all(lines[article.line - 1] == article.text.split("\n")[0] for article in articles)
+    assert named.valid.source_hash != resolve("wikitext-2").valid.source_hash  # type: ignore[union-attr]
+
+
 def test_tinyshakespeare_is_cut_at_nine_tenths_of_its_characters() -> None:
     named = real("tinyshakespeare")
     (train,), (valid,) = texts(named.train), texts(named.valid)

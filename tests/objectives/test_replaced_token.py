@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from encoder_examples import examples, real_tokens, unigram_entropy, vocabulary
+from encoder_examples import examples, real_tokens, vocabulary
 from kit import tiny_encoder
-from melete.data.corruption import ELECTRA
+from melete.data.batch import Example
+from melete.data.corruption import ELECTRA, replace_tokens
 from melete.data.sampling import rng_for
 from melete.models.electra_pair import build_generator
 from melete.objectives import replaced_token
 from melete.objectives.base import Context
-from melete.objectives.replaced_token import Figures, ReplacedToken, alarms
+from melete.objectives.figures import Sums
+from melete.objectives.replaced_token import ReplacedToken, alarms
 
 
 def objective(**other: object) -> ReplacedToken:
@@ -110,33 +114,63 @@ def test_packed_and_padded_are_the_same_loss(monkeypatch: pytest.MonkeyPatch) ->
         assert abs(float((loss - results[1][name]).detach())) < 1e-10 * float(loss.detach())
 
 
-def test_figures_are_sums_since_they_were_last_taken() -> None:
-    pair = objective()
-    batch = pair.prepare(examples(), rng_for)
+def probed(rate: float = 0.3) -> list[Example]:
+    """Examples with some tokens replaced."""
+    shares = np.full(vocabulary()[0].vocab_size, 0.01)
+    return [
+        Example(
+            one.key,
+            replace(
+                one.data,
+                replaced=replace_tokens(one.data.ids, vocabulary()[1], shares, rate, rng_for(one.key)),
+            ),
+        )
+        for one in examples()
+    ]
+
+
+def test_figures_are_of_held_out_text_alone() -> None:
+    shares = np.full(97, 1 / 97)
+    pair = objective(frequencies=shares).train()
+    pair(pair.prepare(examples(), rng_for), context())
+    assert all(math.isnan(value) for value in pair.take_figures().values())
+    pair.eval()
+    batch = pair.prepare(probed(), rng_for)
     parts = [pair(batch, context(seed)) for seed in (0, 1)]
     figures = pair.take_figures()
-    assert figures.tokens == 2 * batch.tokens
-    assert figures.chosen == 2 * int(pair.counts(batch)["mlm"])
-    assert figures.generator_loss == pytest.approx(sum(float(part["mlm"].detach()) for part in parts))
-    assert 0 < figures.replaced <= figures.chosen
-    assert figures.caught <= min(figures.flagged, figures.replaced)
-    assert pair.take_figures() == Figures(0, 0, 0, 0, 0, 0)
+    counts = pair.counts(batch)
+    for name in ("mlm", "rtd"):
+        total = sum(float(part[name].detach()) for part in parts)
+        assert figures[name] == pytest.approx(total / 2 / float(counts[name]))
+    assert figures["unigram"] == pytest.approx(math.log(97))
+    assert figures["generator_ratio"] == pytest.approx(figures["mlm"] / math.log(97))
+    assert 0 < figures["auc"] < 1 and 0 < figures["auc_generator"] < 1
+    assert math.isnan(pair.take_figures()["mlm"])
+
+
+def test_the_fixed_corruption_is_scored_where_a_token_differs() -> None:
+    pair = objective().eval()
+    batch = pair.prepare(probed(), rng_for)
+    seen: list[torch.Tensor] = []
+    pair.model.rtd_logits = lambda hidden: seen.pop() if seen else torch.zeros(hidden.shape[:2])  # pyright: ignore[reportAttributeAccessIssue]
+    differs = (batch.labels["replaced"] != batch.labels["original"]).double()
+    assert 0.1 < differs[batch.doc_ids > 0].mean() < 0.35
+    seen += [differs, torch.zeros_like(differs)]  # the second is for the generator's own draws, asked first
+    pair(batch, context())
+    assert pair.take_figures()["auc"] == 1.0
 
 
 def test_alarms() -> None:
-    entropy = unigram_entropy(objective().prepare(examples(), rng_for))
-    assert 2.0 < entropy < math.log(97)
-    sound = Figures(tokens=1000, chosen=150, replaced=90, flagged=80, caught=50, generator_loss=150 * 2.0)
-    assert alarms(sound, 4.0) == []
-    assert (sound.recall, sound.precision, sound.restored) == pytest.approx((5 / 9, 5 / 8, 0.4))
-    idle = Figures(1000, 150, 120, 0, 0, 150 * 4.5)
-    assert [line.split(":")[0] for line in alarms(idle, 4.0)] == [
+    sound = Sums(chosen=150, replaced=90, flagged=80, caught=50, mlm=150 * 2.0, unigram=150 * 4.0)
+    assert alarms(sound) == []
+    idle = Sums(chosen=150, replaced=120, flagged=0, caught=0, mlm=150 * 4.5, unigram=150 * 4.0)
+    assert [line.split(":")[0] for line in alarms(idle)] == [
         "the discriminator takes all tokens for original",
         "the generator is no better than token frequencies",
     ]
-    strong = Figures(1000, 150, 20, 20, 18, 150 * 0.5)
-    assert "too strong: 87% of its draws" in alarms(strong, 4.0)[0]
-    assert alarms(Figures(0, 0, 0, 0, 0, 0), 4.0) == []
+    strong = Sums(chosen=150, replaced=20, flagged=20, caught=18, mlm=75, unigram=600)
+    assert "too strong: 87% of its draws" in alarms(strong)[0]
+    assert alarms(Sums()) == []
 
 
 def test_a_checkpoint_holds_both(tmp_path) -> None:

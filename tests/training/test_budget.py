@@ -29,7 +29,7 @@ def test_memory_that_runs_out_leaves_the_weights_as_they_were() -> None:
     objective = OutOfMemory(tiny("qwen3"))
     before = {name: p.detach().clone() for name, p in objective.named_parameters()}
     with pytest.raises(torch.OutOfMemoryError):
-        budget.seconds_per_token(run_config(training__precision="bfloat16"), objective, 2)
+        budget.measure(run_config(training__precision="bfloat16"), objective, 2)
     for name, p in objective.named_parameters():
         assert p.dtype == torch.float32, name
         assert torch.equal(p, before[name]), name

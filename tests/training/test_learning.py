@@ -172,10 +172,10 @@ def test_the_moving_average_is_what_is_evaluated(tmp_path: Path) -> None:
     assert runner.ema is not None
     torch.testing.assert_close(runner.ema[name], average)
     (measured,) = events(tmp_path, "eval")
-    assert measured["metrics"]["loss"] == pytest.approx(runner.validation_loss())
+    assert measured["metrics"]["loss"] == pytest.approx(runner.validation()["loss"])
     runner.masters.load(runner.ema)
     runner.ema = None
-    assert measured["metrics"]["loss"] == pytest.approx(runner.validation_loss())
+    assert measured["metrics"]["loss"] == pytest.approx(runner.validation()["loss"])
 
 
 def test_smoothing_and_z_loss_do_not_enter_validation(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_smoothing_and_z_loss_do_not_enter_validation(tmp_path: Path) -> None:
             objective=CausalLM(tiny("gpt2"), smoothing, z_loss),
             valid_text=TextInMemory(),
         )
-        losses.append(runner.validation_loss())
+        losses.append(runner.validation()["loss"])
     assert losses[0] == losses[1]
 
 
@@ -195,7 +195,7 @@ def test_a_validation_loss_that_is_not_a_number_is_never_the_best(tmp_path: Path
     runner = trainer(tmp_path, run_config(), valid_text=TextInMemory())
     runner.valid_steps = 1
     losses = iter([float("nan"), 3.0, float("inf"), 2.0])
-    runner.validation_loss = lambda: next(losses)
+    runner.validation = lambda: {"loss": next(losses)}
     assert [runner._evaluate() for _ in range(4)] == [False, True, False, True]
     assert runner.counters.best_loss == 2.0
 
@@ -207,7 +207,7 @@ def test_each_dropout_acts_in_training_alone_and_repeats(kind: str, tmp_path: Pa
     def losses(name: str, **sizes: float) -> tuple[float, float]:
         config = run_config(training__steps=1)
         runner = trainer(tmp_path / name, config, valid_text=TextInMemory(), **sizes)
-        before = runner.validation_loss()
+        before = runner.validation()["loss"]
         runner.train()
         return before, last_loss(tmp_path / name)
 

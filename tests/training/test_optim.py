@@ -209,3 +209,38 @@ def test_adamw_is_torchs() -> None:
         theirs.step()
     for (key, p), q in zip(objective.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
+
+
+# -- as BERT and ELECTRA were trained --
+
+
+def test_without_bias_correction_it_is_the_update_of_the_original() -> None:
+    """The update as BERT's `optimization.py` writes it, over three steps."""
+    weight, bias = random_matrix(4, 3, 1), random_matrix(1, 3, 2)[0]
+    module = nn.Linear(3, 4)
+    masters = {"weight": weight.clone().requires_grad_(), "bias": bias.clone().requires_grad_()}
+    section = OptimizerSection(
+        name="adamw",
+        learning_rate=0.01,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.1,
+        bias_correction=False,
+    )
+    ours = Optimizer(module, masters, section)
+    expected = {"weight": (weight, 0.1), "bias": (bias, 0.0)}
+    for name, (value, decay) in expected.items():
+        m, v = torch.zeros_like(value), torch.zeros_like(value)
+        for step in range(3):
+            gradient = random_matrix(*(value.shape if value.ndim == 2 else (1, 3)), seed=step).view_as(value)
+            m = 0.9 * m + 0.1 * gradient
+            v = 0.999 * v + 0.001 * gradient.square()
+            value = value - 0.01 * (m / (v.sqrt() + 1e-6) + decay * value)
+        expected[name] = (value, decay)
+    for step in range(3):
+        for master in masters.values():
+            shape = master.shape if master.ndim == 2 else (1, 3)
+            master.grad = random_matrix(*shape, seed=step).view_as(master)
+        ours.step(1.0)
+    for name, master in masters.items():
+        torch.testing.assert_close(master.detach(), expected[name][0], rtol=1e-5, atol=1e-7)

@@ -285,8 +285,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     class Measured(Trainer):
         """A validation loss that is lowest at step 4."""
 
-        def validation_loss(self) -> float:
-            return abs(self.counters.step - 4.0)
+        def validation(self) -> dict[str, float]:
+            return {"loss": abs(self.counters.step - 4.0)}
 
     plain = trainer(tmp_path, run_config(training__steps=12, training__save_every=1, training__eval_every=2))
     plain.__class__ = Measured

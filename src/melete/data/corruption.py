@@ -158,6 +158,23 @@ def mask_tokens(
     return Corrupted(out, labels)
 
 
+def replace_tokens(
+    ids: np.ndarray, vocabulary: Vocabulary, frequencies: np.ndarray, rate: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A share of the ordinary tokens replaced by draws from a distribution: int64 (N,). A draw may be what stood there.
+
+    Args:
+        ids: int64 (N,).
+        frequencies: probability of each id, (V,).
+    """
+    may = np.flatnonzero(vocabulary.is_ordinary[ids])
+    at = may[choose_tokens(len(may), rate, rng) > 0]
+    out = ids.copy()
+    cumulative = np.cumsum(frequencies)
+    out[at] = np.searchsorted(cumulative, rng.random(len(at)) * cumulative[-1], side="right")
+    return out
+
+
 def choose_tokens(count: int, rate: float, rng: np.random.Generator) -> np.ndarray:
     """`rate * count` of `count` tokens, at random: int64 (count,), 0 or 1."""
     return (_spread(np.ones(count, dtype=np.int64), rng) < rate).astype(np.int64)

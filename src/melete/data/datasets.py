@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ class _Recipe:
     read: Callable[[str, bool], Iterator[Document]]
     special_tokens: tuple[str, ...] = ()
     hub: _Hub | None = None
+    opens: re.Pattern[str] | None = None  # what opens a document, in a set that is read as one
 
 
 def _whole(path: str, held_out: bool) -> Iterator[Document]:
@@ -137,6 +139,7 @@ NAMED: dict[str, _Recipe] = {
             },
             _wikitext_line,
         ),
+        opens=re.compile(r"^ = [^=\n]+ =$", re.MULTILINE),
     ),
     "tinyshakespeare": _Recipe(
         "language modelling, characters", "en", "1.1 MB", "input.txt", "input.txt", _shakespeare,
@@ -160,7 +163,11 @@ NAMED: dict[str, _Recipe] = {
 
 
 def resolve(
-    source: str | Sequence[str], *, text_column: str | None = None, max_line_bytes: int = MAX_LINE_BYTES
+    source: str | Sequence[str],
+    *,
+    text_column: str | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    whole: bool = True,
 ) -> NamedSet:
     """A named set, or the files, folders and standard input ("-") of a person.
 
@@ -172,6 +179,7 @@ def resolve(
         source: a name or a path, or several: they follow each other, and only if each has validation text of its own
             has the whole.
         text_column, max_line_bytes: as in `read_documents`; named sets need neither.
+        whole: False cuts a named set that the literature reads as one text (WikiText) into its documents.
 
     Raises:
         InputError: neither a named set nor a path that is there.
@@ -181,7 +189,7 @@ def resolve(
     for name in sources:
         if name not in (*NAMED, STDLIB, STDIN) and not os.path.exists(name):
             raise _unknown(name)
-    parts = [_resolve(name, text_column, max_line_bytes) for name in sources]
+    parts = [_resolve(name, text_column, max_line_bytes, whole) for name in sources]
     if len(parts) == 1:
         return parts[0]
     valid = [part.valid for part in parts if part.valid is not None]
@@ -204,11 +212,11 @@ def _chain(parts: list[Documents]) -> Documents:
     )
 
 
-def _resolve(name: str, text_column: str | None, max_line_bytes: int) -> NamedSet:
+def _resolve(name: str, text_column: str | None, max_line_bytes: int, whole: bool) -> NamedSet:
     if name == STDLIB:
         return _stdlib()
     if name in NAMED:
-        return _named(name)
+        return _named(name, whole)
     pipe = None
     if name == STDIN or not (os.path.isfile(name) or os.path.isdir(name)):
         pipe = spool(name, ".jsonl" if text_column else ".txt")
@@ -247,7 +255,7 @@ def _stdlib() -> NamedSet:
     return NamedSet(STDLIB, split.train, split.valid, (note, split.note))
 
 
-def _named(name: str) -> NamedSet:
+def _named(name: str, whole: bool) -> NamedSet:
     recipe = NAMED[name]
     folder = find(name) or _fetch(name)
 
@@ -256,13 +264,29 @@ def _named(name: str) -> NamedSet:
         if path is None:
             expected = f"{file}, or it with .gz or .xz"
             raise InputError(f"the folder of {name} is not complete", where=str(folder), expected=expected)
+        cut = f"{name} held_out={held_out}"
+        if whole or recipe.opens is None:
+            return Documents(lambda: recipe.read(str(path), held_out), (str(path),), cut)
+        opens = recipe.opens
         return Documents(
-            lambda: recipe.read(str(path), held_out), (str(path),), f"{name} held_out={held_out}"
+            lambda: _apart(recipe.read(str(path), held_out), opens), (str(path),), f"{cut} apart"
         )
 
     train = documents(recipe.train, False)
     valid = documents(recipe.valid, True) if recipe.valid else None
     return NamedSet(name, train, valid, (f"{name}: {folder}",), recipe.special_tokens)
+
+
+def _apart(documents: Iterable[Document], opens: re.Pattern[str]) -> Iterator[Document]:
+    """Each document cut where another one opens within it."""
+    for whole in documents:
+        line = whole.line
+        cuts = [0, *(match.start() for match in opens.finditer(whole.text)), len(whole.text)]
+        for start, stop in pairwise(cuts):
+            text = whole.text[start:stop]
+            if text and not text.isspace():
+                yield Document(text, whole.file, line)
+            line += text.count("\n")
 
 
 def cache_folder() -> Path:

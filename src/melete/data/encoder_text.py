@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,17 @@ from melete.data.words import Cut, token_words
 from melete.errors import InputError
 
 PAIRS = ("", "nsp", "sop")
-_TOGETHER = 256  # texts tokenised in one call
+_TOGETHER = 1 << 20  # characters tokenised in one call
+_PIECE = (
+    1 << 16
+)  # characters: a longer document is tokenised in pieces, as offsets of a whole book take gigabytes
+_LINE_END = re.compile(r"\n(?=\S)")
 _TRIES = 10
 
 
 @dataclass(frozen=True)
 class EncoderText:
-    """A text in memory: five bytes a token, without special tokens.
+    """A text as token ids without special tokens, five bytes a token; in memory or mapped from a file.
 
     Attributes:
         ids: uint32 (N,).
@@ -45,27 +50,85 @@ class EncoderText:
         Raises:
             InputError: nothing to read.
         """
-        ids: list[np.ndarray] = []
-        begins: list[np.ndarray] = []
-        sentences: list[np.ndarray] = []
-        lengths: list[int] = []
-        total = 0
-        reader = iter(texts)
-        with Progress("tokenising", "million tokens") as progress:
-            while together := list(islice(reader, _TOGETHER)):
-                for text, (found, offsets) in zip(together, tokenizer.encode_offsets(together), strict=True):
-                    if not len(found):
-                        continue
-                    ids.append(found.astype(np.uint32))
-                    begins.append(np.diff(token_words(text, offsets, cut), prepend=-1) > 0)
-                    sentences.append(total + _sentence_tokens(text, offsets))
-                    lengths.append(len(found))
-                    total += len(found)
-                    progress.advance(len(found) / 1e6)
-        if not total:
-            raise InputError("no text to train on")
-        documents = np.cumsum([0, *lengths])
-        return cls(np.concatenate(ids), np.concatenate(begins), np.concatenate(sentences), documents)
+        parts = list(tokenised_parts(texts, tokenizer, cut))
+        ids, begins, sentences, starts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return cls(ids, begins, sentences, np.append(starts, len(ids)))
+
+
+class Part(NamedTuple):
+    """A stretch of a text, tokenised: the arrays of `EncoderText`, positions counted from the start of the text.
+
+    Attributes:
+        starts: where documents begin, int64.
+    """
+
+    ids: np.ndarray
+    begins: np.ndarray
+    sentences: np.ndarray
+    starts: np.ndarray
+
+
+def tokenised_parts(texts: Iterable[str], tokenizer: Tokenizer, cut: Cut | None = None) -> Iterator[Part]:
+    """The parts of `EncoderText.tokenise`, one after another, in flat memory.
+
+    Raises:
+        InputError: nothing to read.
+    """
+    total, opens = 0, True
+    with Progress("tokenising", "million tokens") as progress:
+        for together in _calls(texts):
+            ids: list[np.ndarray] = []
+            begins: list[np.ndarray] = []
+            sentences: list[np.ndarray] = []
+            starts: list[int] = []
+            encoded = tokenizer.encode_offsets([text for text, _ in together])
+            for (text, first), (found, offsets) in zip(together, encoded, strict=True):
+                opens |= first  # until a piece of the document has a token
+                if not len(found):
+                    continue
+                ids.append(found.astype(np.uint32))
+                begins.append(np.diff(token_words(text, offsets, cut), prepend=-1) > 0)
+                sentences.append(total + _sentence_tokens(text, offsets))
+                starts += [total] * opens
+                opens = False
+                total += len(found)
+                progress.advance(len(found) / 1e6)
+            if ids:
+                yield Part(
+                    np.concatenate(ids),
+                    np.concatenate(begins),
+                    np.concatenate(sentences),
+                    np.array(starts, dtype=np.int64),
+                )
+    if not total:
+        raise InputError("no text to train on")
+
+
+def _calls(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces of texts, and whether each opens a document: as many as one call of the tokenizer takes."""
+    together: list[tuple[str, bool]] = []
+    size = 0
+    for text in texts:
+        for number, piece in enumerate(_pieces(text)):
+            together.append((piece, number == 0))
+            size += len(piece)
+            if size >= _TOGETHER:
+                yield together
+                together, size = [], 0
+    if together:
+        yield together
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A document, cut at line ends where it is long: no token, word or sentence goes on behind one."""
+    start = 0
+    while len(text) - start > _PIECE:
+        match = _LINE_END.search(text, start + _PIECE)
+        if match is None:
+            break
+        yield text[start : match.end()]
+        start = match.end()
+    yield text[start:]
 
 
 def _sentence_tokens(text: str, offsets: np.ndarray) -> np.ndarray:
@@ -86,6 +149,7 @@ class Sample:
         second: where the second text begins; 0: there is none.
         label: 0 if the second follows the first, 1 if it does not (NSP) or came before it (SOP); -100 without a second.
         rate: masking rate of this step; None is the objective's.
+        replaced: int64 (N,): the ids with some of them replaced, to measure a discriminator with; None: nothing is.
     """
 
     ids: np.ndarray
@@ -93,6 +157,7 @@ class Sample:
     second: int = 0
     label: int = -100
     rate: float | None = None
+    replaced: np.ndarray | None = None
 
 
 class Samples:

@@ -6,7 +6,9 @@ uninterrupted one would have read, with any number of workers or ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -120,6 +122,14 @@ class PackedRows:
         return Example((self.seed, epoch, index), PackedRow(ids, starts))
 
 
+class Source(Protocol):
+    """Where examples come from: a pure function of the step."""
+
+    def micro_batches(self, step: int) -> list[list[Example]]:
+        """The examples of one optimiser step over all ranks, cut into micro-batches."""
+        ...
+
+
 class Phases:
     """Sources that follow each other: the step alone says which one is read.
 
@@ -127,7 +137,7 @@ class Phases:
         phases: the first step of each and its source, in order; the first begins at step 0.
     """
 
-    def __init__(self, phases: list[tuple[int, PackedRows]]) -> None:
+    def __init__(self, phases: Sequence[tuple[int, Source]]) -> None:
         assert phases and phases[0][0] == 0
         self.phases = phases
 

@@ -40,12 +40,14 @@ class Objective(nn.Module):
     Attributes:
         model: the network that is trained and saved.
         weights: factor of each term.
+        deciding: the figure by which weights are better: a lower loss, or a higher value of anything else.
         micro_batch_fixed: True for a loss that is not a sum over samples (in-batch contrastive): the trainer
             then never re-cuts its batches.
     """
 
     model: Any  # a Network: each objective says which
     weights: dict[str, float]
+    deciding = "loss"
     micro_batch_fixed = False
 
     @abstractmethod
@@ -61,6 +63,17 @@ class Objective(nn.Module):
     @abstractmethod
     def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
         """The differentiable SUM of each term: scalar tensors."""
+
+    def take_figures(self) -> dict[str, float]:
+        """What the forward passes in evaluation mode since the last call tell beside the loss, by name.
+
+        For the log: nothing in training depends on it. NaN is a figure that could not be measured.
+        """
+        return {}
+
+    def take_notes(self) -> list[str]:
+        """What is wrong by the figures that were taken last, a line each."""
+        return []
 
     def save(self, folder: Path, masters: dict[str, Tensor], tokenizer: Path | None) -> None:
         """Write the trained network into `folder` in the Hugging Face layout.

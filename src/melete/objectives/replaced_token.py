@@ -9,11 +9,10 @@ discriminator's loss is over every token that is not padding, [CLS] and [SEP] to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from melete.data.corruption import ELECTRA, Corruption, Vocabulary
 from melete.models.electra import Model
 from melete.nn.functional import sampled_cross_entropy
 from melete.objectives.base import Context, Objective
+from melete.objectives.figures import Areas, Sums, Unigram
 from melete.objectives.masked_lm import check_vocabulary, chosen, hidden_batch
 
 DISCRIMINATOR_WEIGHT = 50.0
@@ -38,6 +38,7 @@ class ReplacedToken(Objective):
         vocabulary: of their tokenizer.
         weight: of the discriminator's loss.
         width: most tokens of a row of packed texts; None pads.
+        frequencies: probability of each id by the training text, (V,): what the generator is held against.
 
     Raises:
         InputError: the vocabulary is not the model's.
@@ -52,6 +53,7 @@ class ReplacedToken(Objective):
         *,
         weight: float = DISCRIMINATOR_WEIGHT,
         width: int | None = None,
+        frequencies: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         assert generator.mlm_weight is model.embeddings.word.weight, "the embeddings are not shared"
@@ -60,7 +62,9 @@ class ReplacedToken(Objective):
         self.generator = generator
         self.vocabulary, self.corruption, self.width = vocabulary, corruption, width
         self.weights = {"mlm": 1.0, "rtd": weight}
-        self._seen: Tensor | None = None
+        self.unigram = Unigram(frequencies)
+        self._seen, self._areas = Sums(), Areas()
+        self._notes: list[str] = []
 
     def prepare(
         self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]
@@ -74,8 +78,7 @@ class ReplacedToken(Objective):
 
     def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
         """Sums of the generator's cross-entropy and of the discriminator's binary cross-entropy, in nats."""
-        originals = batch.labels["mlm"]  # (B, T)
-        inputs = chosen(self.generator, self.generator.encode(batch), originals)
+        inputs = chosen(self.generator, self.generator.encode(batch), batch.labels["mlm"])
         generator_loss, drawn = sampled_cross_entropy(*inputs, bias=self.generator.mlm_bias, rng=ctx.rng)
         replaced = self.replaced(batch, drawn)
         logits = self.model.rtd_logits(self.model.encode(replaced)).to(generator_loss.dtype)  # (B, T)
@@ -83,8 +86,38 @@ class ReplacedToken(Objective):
         loss = F.binary_cross_entropy_with_logits(
             logits[real], targets[real].to(logits.dtype), reduction="sum"
         )
-        self._note(originals, targets, logits[real], targets[real], generator_loss)
+        if not self.training:
+            self._observe(batch, inputs[2], generator_loss, loss, logits, targets)
         return {"mlm": generator_loss, "rtd": loss}
+
+    def _observe(
+        self,
+        batch: Batch,
+        originals: Tensor,
+        generator_loss: Tensor,
+        loss: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+    ) -> None:
+        """Note how both did on a batch of held-out text, and on its replaced tokens where it has some."""
+        real = batch.doc_ids > 0
+        flagged, wrong = logits[real] > 0, targets[real] > 0
+        self._seen.add(
+            tokens=flagged.numel(), rtd=loss, flagged=flagged.sum(), caught=(flagged & wrong).sum()
+        )
+        self._seen.add(chosen=len(originals), mlm=generator_loss, unigram=self.unigram(originals)[0])
+        self._seen.add(replaced=wrong.sum())
+        self._areas.add("auc_generator", logits[real], wrong)
+        if "replaced" in batch.labels:
+            ids, stood = batch.labels["replaced"], batch.labels["original"]
+            probe = replace(batch, input_ids=batch.input_ids.where(~real, ids), labels={})
+            scores = self.model.rtd_logits(self.model.encode(probe))  # (B, T)
+            self._areas.add("auc", scores[real], (ids != stood)[real])
+
+    def drawn(self, batch: Batch, ctx: Context) -> Tensor:
+        """What the generator draws for the chosen tokens of a batch of `prepare`: int64 (M,)."""
+        inputs = chosen(self.generator, self.generator.encode(batch), batch.labels["mlm"])
+        return sampled_cross_entropy(*inputs, bias=self.generator.mlm_bias, rng=ctx.rng)[1]
 
     @staticmethod
     def replaced(batch: Batch, drawn: Tensor) -> Batch:
@@ -102,24 +135,24 @@ class ReplacedToken(Objective):
         different = (originals != -100) & (ids != originals)
         return replace(batch, input_ids=ids, labels={**batch.labels, "rtd": different.long()})
 
-    @torch.no_grad()
-    def _note(self, originals: Tensor, targets: Tensor, logits: Tensor, real: Tensor, loss: Tensor) -> None:
-        flagged, wrong = logits > 0, real > 0
-        parts = (
-            real.numel(),
-            (originals != -100).sum(),
-            targets.sum(),
-            flagged.sum(),
-            (flagged & wrong).sum(),
-            loss,
-        )
-        seen = torch.stack([torch.as_tensor(part, device=loss.device).double() for part in parts])
-        self._seen = seen if self._seen is None else self._seen + seen
+    def take_figures(self) -> dict[str, float]:
+        """How the pair did: `auc` on the fixed corruption, `auc_generator` on the generator's own draws; the loss of
+        each; the generator's beside that of token frequencies.
+        """
+        seen, areas = self._seen.take(), self._areas.take()
+        self._notes = alarms(seen)
+        mlm, unigram = seen.mean("mlm", "chosen"), seen.mean("unigram", "chosen")
+        return areas | {
+            "rtd": seen.mean("rtd", "tokens"),
+            "mlm": mlm,
+            "unigram": unigram,
+            "generator_ratio": mlm / unigram,
+        }
 
-    def take_figures(self) -> Figures:
-        """What this process saw since the last call. For the log only: no training depends on it."""
-        seen, self._seen = self._seen, None
-        return Figures(*(seen.tolist() if seen is not None else [0.0] * len(fields(Figures))))
+    def take_notes(self) -> list[str]:
+        """The alarms of the last figures."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def save(self, folder: Path, masters: dict[str, Tensor], tokenizer: Path | None) -> None:
         """Write the discriminator's folder, and the generator's inside it; see `electra_pair.save_pair`."""
@@ -140,60 +173,25 @@ class ReplacedToken(Objective):
         return {name: p.detach() for name, p in both.named_parameters()}
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Sums over some batches.
-
-    Attributes:
-        tokens: without padding.
-        chosen: tokens that the generator restored.
-        replaced: those at which its draw was not the original.
-        flagged: tokens that the discriminator took for replaced.
-        caught: those of them that were.
-        generator_loss: cross-entropy in nats.
-    """
-
-    tokens: float
-    chosen: float
-    replaced: float
-    flagged: float
-    caught: float
-    generator_loss: float
-
-    @property
-    def recall(self) -> float:
-        """Share of the replaced tokens that the discriminator caught."""
-        return self.caught / max(self.replaced, 1.0)
-
-    @property
-    def precision(self) -> float:
-        """Share of the flagged tokens that were replaced."""
-        return self.caught / max(self.flagged, 1.0)
-
-    @property
-    def restored(self) -> float:
-        """Share of the chosen tokens at which the generator drew the original."""
-        return (self.chosen - self.replaced) / max(self.chosen, 1.0)
-
-
-def alarms(figures: Figures, unigram_entropy: float) -> list[str]:
+def alarms(seen: Sums) -> list[str]:
     """What is wrong with a pair, a line each; at the start of training the first two are to be expected.
 
     Args:
-        unigram_entropy: of the tokens in nats: what a generator reaches that ignores the text.
+        seen: sums over held-out text: `replaced`, `flagged` and `caught` (both) of the discriminator, `chosen`, `mlm`
+            and `unigram` of the generator.
     """
     found = []
-    loss = figures.generator_loss / max(figures.chosen, 1.0)
-    if figures.replaced and figures.recall < 0.01:
+    caught = seen.mean("caught", "replaced")
+    restored = 1.0 - seen.mean("replaced", "chosen")
+    loss, unigram = seen.mean("mlm", "chosen"), seen.mean("unigram", "chosen")
+    if caught < 0.01:
         found.append(
-            f"the discriminator takes all tokens for original: it caught {figures.recall:.1%} of the replaced"
+            f"the discriminator takes all tokens for original: it caught {caught:.1%} of the replaced"
         )
-    if figures.chosen and loss >= unigram_entropy:
+    if loss >= unigram:
         found.append(
-            f"the generator is no better than token frequencies: {loss:.2f} nats against {unigram_entropy:.2f}"
+            f"the generator is no better than token frequencies: {loss:.2f} nats against {unigram:.2f}"
         )
-    if figures.restored > 0.7:
-        found.append(
-            f"the generator is too strong: {figures.restored:.0%} of its draws are the original tokens"
-        )
+    if restored > 0.7:
+        found.append(f"the generator is too strong: {restored:.0%} of its draws are the original tokens")
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -16,10 +16,11 @@ import torch
 from melete import config as configs
 from melete.config import RunConfig, TrainingSection
 from melete.console import duration, say
+from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.models import is_spec, presets
 from melete.objectives.base import Context, Objective
-from melete.training.job import Job, job_of
+from melete.training.job import Job, job_of, named
 from melete.training.optim import Optimizer
 from melete.training.precision import DTYPES, MasterWeights, choose_device, choose_precision
 
@@ -27,6 +28,8 @@ from melete.training.precision import DTYPES, MasterWeights, choose_device, choo
 _CPU_MICRO_BATCH_TOKENS = 16384
 # What a time budget keeps for the final evaluation, the saving and the machine's moods: a share, and seconds.
 _RESERVE, _RESERVE_SECONDS = 0.12, 3.0
+# How often a run with a time budget is evaluated, and the share of its time that this takes at most.
+_EVALUATIONS, _EVALUATION = 8, 0.04
 # Peak learning rates that train small models well; under muon it is that of embeddings, head and norms.
 _LEARNING_RATES = {"muon": 0.01, "adamw": 1e-3, "rmsprop": 1e-3, "adafactor": 1e-2}
 
@@ -72,7 +75,7 @@ def micro_batch_rows(config: RunConfig, objective: Objective) -> tuple[int, str]
             f"{chosen} of {rows} rows at once, {chosen * t.context:,} tokens: more is not faster on a CPU",
         )
     for chosen in divisors:
-        if _seconds_if_it_fits(config, objective, chosen, repeats=1) is not None:
+        if _speed_if_it_fits(config, objective, chosen, repeats=1) is not None:
             return chosen, f"{chosen} of {rows} rows at once: the most that fits in the device's memory"
     raise InputError(
         "not even one row fits in the device's memory",
@@ -81,20 +84,34 @@ def micro_batch_rows(config: RunConfig, objective: Objective) -> tuple[int, str]
     )
 
 
-def _seconds_if_it_fits(config: RunConfig, objective: Objective, rows: int, repeats: int) -> float | None:
-    """`seconds_per_token`; None where the device's memory runs out."""
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for a token, forward and backward, and for an update of the weights."""
+
+    token: float
+    update: float
+
+
+def _speed_if_it_fits(config: RunConfig, objective: Objective, rows: int, repeats: int) -> Speed | None:
+    """`measure`; None where the device's memory runs out."""
     try:
-        return seconds_per_token(config, objective, rows, repeats)
+        return measure(config, objective, rows, repeats)
     except torch.OutOfMemoryError:
         pass
     torch.cuda.empty_cache()  # not in the handler, where the traceback still holds the tensors
     return None
 
 
-def seconds_per_token(config: RunConfig, objective: Objective, rows: int, repeats: int = 3) -> float:
-    """Measured time of a forward and backward pass over random tokens; the weights are left as they are.
+def measure(
+    config: RunConfig, objective: Objective, rows: int, repeats: int = 3, batch: Batch | None = None
+) -> Speed:
+    """Measured time of a training step on random tokens; the weights are left as they are.
 
-    On a GPU it takes the memory of a whole training step: the optimiser's moments and the moving average too.
+    It takes the memory of a whole training step: the optimiser's moments and the moving average too.
+
+    Args:
+        rows: of `training.context` tokens each.
+        batch: stands in for them.
 
     Raises:
         torch.OutOfMemoryError: there is not so much.
@@ -102,36 +119,38 @@ def seconds_per_token(config: RunConfig, objective: Objective, rows: int, repeat
     t = config.training
     device = torch.device(t.device)
     weights = {name: p.detach().clone() for name, p in objective.named_parameters()}
-    best = math.inf
+    passes, updates = math.inf, math.inf
     try:
         objective.to(device).train()
         masters = MasterWeights(objective, DTYPES[t.precision])
-        batch = job_of(config).measuring_batch(config, objective, rows).to(device)
-        held = None
+        batch = (batch or job_of(config).measuring_batch(config, objective, rows)).to(device)
+        optimizer, average = None, []
         for _ in range(repeats + 1):  # the first one warms up
             begun = time.monotonic()
             parts = objective(batch, Context())
             shares = [objective.weights[name] * part / batch.tokens for name, part in parts.items()]
             torch.stack(shares).sum().backward()
             masters.collect()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.monotonic() - begun)
-            if held is None and device.type != "cpu":
-                held = _hold_memory(config, objective, masters)
+            passed = _now(device)
+            passes = min(passes, passed - begun)
+            if optimizer is None:
+                optimizer = Optimizer(objective, masters.named, config.optimizer)
+                if config.training.ema_decay:
+                    average = [p.detach().clone() for p in masters.named.values()]
+            optimizer.step(0.0)
+            updates = min(updates, _now(device) - passed)
     finally:  # also where memory ran out: else the rounded weights would be taken for the model's
         for name, p in objective.named_parameters():
             p.grad = None
             p.data = weights[name]
-    return best / batch.tokens
+    del average  # was held as a run holds it
+    return Speed(passes / batch.tokens, updates)
 
 
-def _hold_memory(config: RunConfig, objective: Objective, masters: MasterWeights) -> object:
-    """What a step needs beside the weights and gradients: an update of rate 0 makes it."""
-    optimizer = Optimizer(objective, masters.named, config.optimizer)
-    optimizer.step(0.0)
-    average = [p.detach().clone() for p in masters.named.values()] if config.training.ema_decay else []
-    return optimizer, average
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 # ---------------------------------------------------------------------- the time budget
@@ -141,9 +160,15 @@ def _hold_memory(config: RunConfig, objective: Objective, masters: MasterWeights
 class _Plan:
     preset: str
     objective: Objective
-    tokens: float
-    rate: float
+    speed: Speed
+    seconds: float
+    batch: int
     loss: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, updates included."""
+        return self.batch / (self.batch * self.speed.token + self.speed.update)
 
 
 def _fit_budget(
@@ -184,14 +209,16 @@ def _fit_budget(
 def _plan(config: RunConfig, name: str, objective: Objective, unique: int, seconds: float) -> _Plan | None:
     """What a model would come to in the time; None where not one row fits in the device's memory."""
     rows = max(1, 8192 // config.training.context)
-    while (measured := _seconds_if_it_fits(config, objective, rows, repeats=2)) is None:
+    while (speed := _speed_if_it_fits(config, objective, rows, repeats=2)) is None:
         if rows == 1:
             return None
         rows //= 2
-    rate = 1.0 / (measured * 1.1)  # the optimiser's share
-    tokens = rate * seconds
+    context, batch = config.training.context, config.training.batch_tokens
+    if batch == TrainingSection().batch_tokens:
+        batch = context * max(1, round(min(max(seconds / speed.token / 800, 4096), 32768) / context))
+    plan = _Plan(name, objective, speed, seconds, batch, 0.0)
     parameters = sum(p.numel() for p in objective.model.parameters())
-    return _Plan(name, objective, tokens, rate, expected_loss(parameters, tokens, unique))
+    return replace(plan, loss=expected_loss(parameters, plan.rate * seconds, unique))
 
 
 def expected_loss(parameters: float, tokens: float, unique: float) -> float:
@@ -208,19 +235,18 @@ def expected_loss(parameters: float, tokens: float, unique: float) -> float:
 def _settle(
     config: RunConfig, family: str, best: _Plan, fixed: bool, plans: list[_Plan], unique: int
 ) -> RunConfig:
-    context = config.training.context
-    default, t = TrainingSection(), config.training
-    batch, steps = t.batch_tokens, t.steps
-    if batch == default.batch_tokens:
-        batch = context * max(1, round(min(max(best.tokens / 800, 4096), 32768) / context))
-    if steps == default.steps:
-        steps = max(20, int(best.tokens // batch))
+    context, batch, steps = config.training.context, best.batch, config.training.steps
+    if steps == TrainingSection().steps:
+        steps = max(20, int(best.rate * best.seconds // batch))
     epochs = steps * batch / unique
+    # Reading without learning is about three times as fast.
+    looks = int(3 * best.seconds * _EVALUATION / best.speed.token / _EVALUATIONS)
     changes: dict[str, Any] = {
         "training.batch_tokens": batch,
         "training.steps": steps,
         "schedule.warmup_steps": max(5, steps // 50),
-        "training.eval_every": max(10, steps // 8),
+        "training.eval_every": max(10, steps // _EVALUATIONS),
+        "training.eval_tokens": min(TrainingSection().eval_tokens, max(looks, 8 * context)),
         "training.save_every": max(10, steps // 4),
         "training.sample_every": max(10, steps // 4),
     }
@@ -253,6 +279,7 @@ def preview(config: RunConfig) -> dict[str, Any]:
     Memory counts weights, their float32 masters, gradients, two optimiser moments and the activations of one
     micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1).
     """
+    config = named(config)
     kind, t = job_of(config), config.training
     kind.check(config)
     objective = kind.rehearse(config)
@@ -261,7 +288,8 @@ def preview(config: RunConfig) -> dict[str, Any]:
     config = configs.change(config, {"training.device": str(device), "training.precision": precision})
     rows = t.micro_batch_rows or micro_batch_rows(config, objective)[0]
     parameters = sum(p.numel() for p in objective.parameters())
-    rate = 1.0 / seconds_per_token(config, objective, rows, repeats=1)
+    speed = measure(config, objective, rows, repeats=1)
+    rate = t.batch_tokens / (t.batch_tokens * speed.token + speed.update)
     sizes = objective.model.config
     activations = 34 * rows * t.context * sizes.hidden_size * sizes.num_hidden_layers
     return {

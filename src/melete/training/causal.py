@@ -15,7 +15,7 @@ from melete.data.corpus import Corpus
 from melete.data.sampling import PackedRows, Phases
 from melete.data.tokenizers import Tokenizer
 from melete.generation.generate import complete
-from melete.models import build, is_spec
+from melete.models import build, causal_families, is_spec
 from melete.models.base import Decoder
 from melete.models.checkpoint import load_model, locate
 from melete.objectives.base import Objective
@@ -34,9 +34,17 @@ from melete.training.prepare import Prepared, prepare_data
 class CausalJob(Job):
     """Next-token prediction over packed rows; scored beside a 5-gram of the same tokens."""
 
+    reads = ("label_smoothing", "z_loss")
+    tokenizer_kind = "byte-bpe"
+
     def __init__(self, data: Prepared) -> None:
         self.data = data
         self.tokenizer, self.notes, self.tokens = data.tokenizer, data.notes, len(data.train)
+
+    @classmethod
+    def suits(cls, family: str) -> bool:
+        """See `Job.suits`."""
+        return family in causal_families()
 
     @classmethod
     def check(cls, config: RunConfig) -> None:

@@ -6,24 +6,73 @@ import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from melete.config import RunConfig
+from melete import config as configs
+from melete.config import ObjectiveSection, RunConfig
 from melete.data.batch import Batch
+from melete.data.sampling import Source
 from melete.data.tokenizers import Tokenizer
+from melete.errors import InputError
+from melete.models import is_spec
+from melete.models.checkpoint import locate, named_head
 from melete.objectives.base import Objective
-from melete.training.trainer import Source
 
-# objective.name -> module:class
+# objective.name -> module:class; a family whose model says nothing else is trained by the first that suits it.
 JOBS: dict[str, str] = {
     "causal-lm": "melete.training.causal:CausalJob",
+    "replaced-token": "melete.training.encoders:ReplacedJob",
+    "masked-lm": "melete.training.encoders:MaskedJob",
 }
 
 
 def job_of(config: RunConfig) -> type[Job]:
-    """The kind of run that a config asks for."""
-    module, _, name = JOBS[config.objective.name].partition(":")
-    return getattr(importlib.import_module(module), name)
+    """The kind of run that a config asks for, `named` or not."""
+    return _load(config.objective.name or _own(family_of(config)))
+
+
+def named(config: RunConfig) -> RunConfig:
+    """The config with the defaults that belong to its kind of run: objective and tokenizer are called by name.
+
+    Raises:
+        InputError: the model's family is not trained that way, or a key of the objective belongs to another one.
+    """
+    family = family_of(config)
+    name = config.objective.name or _own(family)
+    job, default = _load(name), ObjectiveSection()
+    if not job.suits(family):
+        suiting = [other for other in JOBS if _load(other).suits(family)]
+        raise InputError(
+            f"{family} is not trained by {name}", where="objective.name", expected=" or ".join(suiting)
+        )
+    for key in ObjectiveSection.__struct_fields__:
+        changed = getattr(config.objective, key) != getattr(default, key)
+        if changed and key not in ("name", *job.reads):
+            raise InputError(f"{name} has no use for it", where=f"objective.{key}", do="leave it out")
+    kind = config.tokenizer.kind or job.tokenizer_kind
+    return configs.change(config, {"objective.name": name, "tokenizer.kind": kind})
+
+
+def family_of(config: RunConfig) -> str:
+    """The family of the config's model.
+
+    Raises:
+        InputError: no such family, no such folder, or none of our models in it.
+    """
+    source = config.model.source
+    if is_spec(source):
+        return source.partition(":")[0]
+    return named_head(locate(source))[0]
+
+
+def _own(family: str) -> str:
+    """What a family is trained by where nobody says otherwise."""
+    return next(name for name in JOBS if _load(name).suits(family))
+
+
+def _load(name: str) -> type[Job]:
+    module, _, kind = JOBS[name].partition(":")
+    return getattr(importlib.import_module(module), kind)
 
 
 @dataclass(frozen=True)
@@ -76,21 +125,31 @@ class Card:
 class Job(ABC):
     """One kind of run: what it reads, what it minimises, and what it says of itself.
 
-    A run goes `check` -> `prepare` -> `settle` -> `build` -> (a time budget builds other sizes) -> `sources` ->
+    A run goes `check` -> `prepare` -> `settle` -> `build` (a time budget builds other sizes) -> `tune` -> `sources` ->
     training, with `samples` now and then -> `describe` -> `score`. A resume goes `prepare` -> `reopen` -> `sources`.
 
     A new kind (fine-tuning for a task, say) is a module beside `causal.py` with a subclass, its objective's name in
     `config.OBJECTIVES`, what it has to set in a section of the config, and a line in `JOBS`.
 
     Attributes:
+        reads: keys of the section `objective` that mean something to it.
+        tokenizer_kind: what is trained where nobody names a tokenizer.
         tokenizer: kept in the run folder, and saved with every checkpoint.
         notes: what was found and decided about the data, line by line.
         tokens: of the training text: those of one epoch.
     """
 
+    reads: ClassVar[tuple[str, ...]]
+    tokenizer_kind: ClassVar[str]
+
     tokenizer: Tokenizer
     notes: tuple[str, ...]
     tokens: int
+
+    @classmethod
+    @abstractmethod
+    def suits(cls, family: str) -> bool:
+        """Whether models of this family can be trained that way."""
 
     @classmethod
     @abstractmethod
@@ -124,6 +183,10 @@ class Job(ABC):
 
     def settle(self, config: RunConfig) -> RunConfig:
         """The config with what only the data could decide, and why."""
+        return config
+
+    def tune(self, config: RunConfig, objective: Objective) -> RunConfig:
+        """The config with what is measured on this machine once all else is chosen, and why."""
         return config
 
     @abstractmethod

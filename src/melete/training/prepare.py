@@ -10,7 +10,7 @@ from pathlib import Path
 from melete.config import RunConfig
 from melete.console import say
 from melete.data.corpus import Corpus
-from melete.data.datasets import NamedSet, cache_folder, resolve, tokenised
+from melete.data.datasets import cache_folder, resolve, tokenised
 from melete.data.splits import Documents, split_documents
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
@@ -46,31 +46,63 @@ def prepare_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepa
         InputError: no data, or something is wrong in it; the line names file and line.
         StorageError: no room for the tokens.
     """
-    if not config.data.train:
+    texts = read_texts(config)
+    tokenizer = tokenizer or tokenizer_for(config, texts)
+    return Prepared(
+        tokenizer, tokenised(texts.train, tokenizer), tokenised(texts.valid, tokenizer), texts.notes
+    )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The text of a run, not yet tokenised.
+
+    Attributes:
+        notes: what was found and decided, line by line.
+        special_tokens: strings that are one token each.
+    """
+
+    train: Documents
+    valid: Documents
+    notes: tuple[str, ...]
+    special_tokens: tuple[str, ...]
+
+
+def read_texts(config: RunConfig, *, whole: bool = True) -> Texts:
+    """What the names in `data` stand for, split where nothing else says what is held out.
+
+    Args:
+        whole: see `data.datasets.resolve`.
+
+    Raises:
+        InputError: no data, or something is wrong in it; the line names file and line.
+    """
+    section = config.data
+    if not section.train:
         raise InputError("no training text", where="data.train", expected="""data.train='["my.txt"]'""")
-    text_column = config.data.text_column or None
-    source = resolve(config.data.train, text_column=text_column)
-    train, valid, notes = _splits(config, source, text_column)
+    text_column = section.text_column or None
+    source = resolve(section.train, text_column=text_column, whole=whole)
+    train, valid, notes = source.train, source.valid, source.notes
+    if section.valid:
+        given = resolve(section.valid, text_column=text_column, whole=whole)
+        valid, notes = given.valid or given.train, (*notes, *given.notes)
+    elif valid is None:
+        split = split_documents(train, section.valid_fraction, config.seed)
+        train, valid, notes = split.train, split.valid, (*notes, split.note)
     for note in notes:
         say(note)
-    if tokenizer is None and config.tokenizer.source:
-        tokenizer = Tokenizer.load(Path(config.tokenizer.source))
-    if tokenizer is None:
-        tokenizer = _train_tokenizer(config, train, source.special_tokens)
-    return Prepared(tokenizer, tokenised(train, tokenizer), tokenised(valid, tokenizer), tuple(notes))
+    return Texts(train, valid, notes, source.special_tokens)
 
 
-def _splits(
-    config: RunConfig, source: NamedSet, text_column: str | None
-) -> tuple[Documents, Documents, list[str]]:
-    notes = list(source.notes)
-    if config.data.valid:
-        given = resolve(config.data.valid, text_column=text_column)
-        return source.train, given.valid or given.train, [*notes, *given.notes]
-    if source.valid is not None:
-        return source.train, source.valid, notes
-    split = split_documents(source.train, config.data.valid_fraction, config.seed)
-    return split.train, split.valid, [*notes, split.note]
+def tokenizer_for(config: RunConfig, texts: Texts) -> Tokenizer:
+    """The tokenizer that `tokenizer.source` names, or one trained on the training text.
+
+    Raises:
+        InputError: there is none, or it cannot be trained.
+    """
+    if config.tokenizer.source:
+        return Tokenizer.load(Path(config.tokenizer.source))
+    return _train_tokenizer(config, texts.train, texts.special_tokens)
 
 
 def _train_tokenizer(config: RunConfig, documents: Documents, special_tokens: tuple[str, ...]) -> Tokenizer:

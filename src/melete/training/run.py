@@ -27,7 +27,7 @@ from melete.machine import keep_freed_memory
 from melete.objectives.base import Objective
 from melete.training import state as checkpoints
 from melete.training.budget import choose
-from melete.training.job import Card, Job, job_of
+from melete.training.job import Card, Job, job_of, named
 from melete.training.log import EventLog, TerminalProgress, read_events
 from melete.training.precision import choose_device, choose_precision
 from melete.training.trainer import Trainer
@@ -68,13 +68,14 @@ def start(config: RunConfig, begun: float | None = None, *, called: str = "") ->
     _refuse_several_processes()
     keep_freed_memory()
     folder = _run_folder(config, called)
-    config = _choose_machine(config)
+    config = _choose_machine(named(config))
     _use(config)
     kind = job_of(config)
     kind.check(config)
     job = kind.prepare(config)
     config = job.settle(config)
     config, objective = choose(config, job, job.build(config), begun)
+    config = job.tune(config, objective)
     job.sources(config)  # what can only fail later is refused before there is a run folder
     folder = _write_run_folder(folder, config, job)
     say(f"run: {folder}  seed: {config.seed}")
@@ -185,7 +186,7 @@ def _write_final(config: RunConfig, folder: Path, job: Job, trainer: Trainer) ->
     trainer.ema = None
     trainer.masters.load(weights)
     trainer.objective.eval()
-    loss = trainer.validation_loss() if trainer.valid_source is not None else None
+    loss = trainer.validation()["loss"] if trainer.valid_source is not None else None
     card = _model_card(config, folder, job, which, loss)
 
     def fill(target: Path) -> None:

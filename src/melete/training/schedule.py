@@ -19,16 +19,20 @@ def rate(
 ) -> float:
     """Share of the peak learning rate that the update of `step` (0 .. steps - 1) uses.
 
-    After `warmup_steps` of linear rise: `linear` and `cosine` fall to `final_ratio` at the end; `wsd` holds, then
-    falls linearly over the last `decay_fraction` (Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training
-    Beyond Fixed Training Durations"); `inverse-sqrt` falls as 1 / sqrt(step) (Vaswani et al. 2017, section 5.3);
-    `piecewise` joins `(progress, ratio)` points with straight lines.
+    `linear-overlap` is a straight fall over all steps, times the rise of the warm-up (ELECTRA's `optimization.py`).
+    After `warmup_steps` of linear rise, `linear` and `cosine` fall to `final_ratio` at the end; `wsd` holds, then falls
+    linearly over the last `decay_fraction` (Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations"); `inverse-sqrt` falls as 1 / sqrt(step) (Vaswani et al. 2017, section 5.3); `piecewise` joins
+    `(progress, ratio)` points with straight lines.
 
     Args:
         name: one of `config.SCHEDULES`.
     """
+    rise = min(1.0, (step + 1) / (warmup_steps + 1))
+    if name == "linear-overlap":
+        return rise * (1.0 - (1.0 - final_ratio) * step / max(steps, 1))
     if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
+        return rise
     progress = (step - warmup_steps) / max(steps - warmup_steps, 1)  # 0 .. just below 1
     fall = 1.0 - final_ratio
     match name:

@@ -32,7 +32,7 @@ class Counters:
     Attributes:
         step: the next optimiser step; the data position follows from it.
         tokens: real tokens that were trained on.
-        best_loss: lowest validation loss so far.
+        best_loss: lowest validation loss so far; where a figure decides that is better when it is higher, less it.
         worse_evaluations: evaluations since then.
         elapsed: seconds of training over all sittings.
     """

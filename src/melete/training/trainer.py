@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from melete.config import RunConfig
-from melete.data.batch import Batch, Example
-from melete.data.sampling import rng_for
+from melete.data.batch import Batch
+from melete.data.sampling import Source, rng_for
 from melete.errors import MeleteError, StorageError
 from melete.objectives.base import Context, Objective
 from melete.training import state as checkpoints
@@ -31,12 +31,26 @@ from melete.training.precision import DTYPES, LossScale, MasterWeights
 from melete.training.schedule import rate
 
 
-class Source(Protocol):
-    """Where examples come from: a pure function of the step."""
+@torch.no_grad()
+def validate(objective: Objective, source: Source, steps: int, device: torch.device) -> dict[str, float]:
+    """The weighted mean loss over the batches of a source, `loss`, and what else the objective tells of them.
 
-    def micro_batches(self, step: int) -> list[list[Example]]:
-        """The examples of one optimiser step over all ranks, cut into micro-batches."""
-        ...
+    The same weights give the same figures: what is random follows from the number of the batch.
+    """
+    objective.eval()
+    objective.take_figures()  # of whatever came before
+    sums = dict.fromkeys(objective.weights, 0.0)
+    counts = dict.fromkeys(objective.weights, 0.0)
+    for step in range(steps):
+        for examples in source.micro_batches(step):
+            batch = objective.prepare(examples, rng_for)
+            ctx = Context(step, 1.0, torch.Generator(device).manual_seed(step))
+            for name, count in objective.counts(batch).items():
+                counts[name] += float(count)
+            for name, part in objective(batch.to(device), ctx).items():
+                sums[name] += float(part)
+    loss = sum(w * sums[name] / max(counts[name], 1.0) for name, w in objective.weights.items())
+    return {"loss": loss, **objective.take_figures()}
 
 
 class Trainer:
@@ -104,7 +118,7 @@ class Trainer:
         self._started = time.monotonic() - self.counters.elapsed
         with self._signals():
             while not self._ended():
-                self._step()
+                self.step()
                 last = self.counters.step == t.steps
                 if self._due(t.sample_every) and not last:
                     self._write_samples()
@@ -124,7 +138,7 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.counters.step % every == 0
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """One optimiser step: all micro-batches, then one update or none."""
         step, begun = self.counters.step, time.monotonic()
         batches = [
@@ -246,35 +260,27 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self) -> bool:
-        """Write the mean validation loss per item; True if it is the lowest so far."""
+        """Write the validation figures; True if the one that decides is the best so far."""
         if self.valid_source is None or not self.valid_steps:
             return False
-        loss = self.validation_loss()
-        counters = self.counters
-        improved = math.isfinite(loss) and (counters.best_loss is None or loss < counters.best_loss)
+        figures = self.validation()
+        deciding, counters = self.objective.deciding, self.counters
+        cost = figures[deciding] if deciding == "loss" else -figures[deciding]
+        improved = math.isfinite(cost) and (counters.best_loss is None or cost < counters.best_loss)
         counters.worse_evaluations = 0 if improved else counters.worse_evaluations + 1
         if improved:
-            counters.best_loss, counters.best_step = loss, counters.step
-        self.log.write("eval", step=counters.step, elapsed=counters.elapsed, metrics={"loss": loss})
+            counters.best_loss, counters.best_step = cost, counters.step
+        self.log.write("eval", step=counters.step, elapsed=counters.elapsed, metrics=figures)
+        for text in self.objective.take_notes():
+            if counters.step > self.config.schedule.warmup_steps:
+                self.log.write("note", text=f"step {counters.step:,}: {text}")
         return improved
 
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """The weighted mean loss over the validation batches, by the averaged weights where there are any."""
+    def validation(self) -> dict[str, float]:
+        """The figures of `validate` over the validation batches, by the averaged weights where there are any."""
         assert self.valid_source is not None
-        self.objective.eval()
-        sums = dict.fromkeys(self.objective.weights, 0.0)
-        counts = dict.fromkeys(self.objective.weights, 0.0)
         with self._averaged():
-            for step in range(self.valid_steps):
-                for examples in self.valid_source.micro_batches(step):
-                    batch = self.objective.prepare(examples, rng_for)
-                    ctx = Context(step, 1.0, torch.Generator(self.device).manual_seed(step))
-                    for name, count in self.objective.counts(batch).items():
-                        counts[name] += float(count)
-                    for name, part in self.objective(batch.to(self.device), ctx).items():
-                        sums[name] += float(part)
-        return sum(w * sums[name] / max(counts[name], 1.0) for name, w in self.objective.weights.items())
+            return validate(self.objective, self.valid_source, self.valid_steps, self.device)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
