@@ -8,8 +8,12 @@ function word(key, n) {
   return both.querySelector(`[lang=${root.lang}]`).textContent.replace("{n}", n);
 }
 
+function visible(text) {
+  return text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^ +$/, "␣");
+}
+
 function label(text) {
-  const shown = text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^\s+$/, "␣").trim();
+  const shown = visible(text).trim();
   return shown.length > 12 ? shown.slice(0, 11) + "…" : shown;
 }
 
@@ -38,7 +42,7 @@ function showGuesses() {
   for (const [text, share] of list) {
     const row = box.appendChild(document.createElement("div"));
     row.className = token && text.trim() === token.text ? "guess true" : "guess";
-    row.appendChild(document.createElement("span")).textContent = label(text) || "␣";
+    row.appendChild(document.createElement("span")).textContent = visible(text);
     const bar = row.appendChild(document.createElement("i"));
     bar.className = "bar";
     bar.style.width = (100 * share).toFixed(2) + "%";
@@ -109,7 +113,7 @@ function drawHeads() {
 }
 
 function title(l, h) {
-  return `${word("layer", l + 1)}, ${h < heads ? word("head", h + 1) : word("mean")}`;
+  return `${word("layer", l + 1)} · ${h < heads ? word("head", h + 1) : word("mean")}`;
 }
 
 const names = tokens.map((token) => label(token.text));
@@ -138,9 +142,14 @@ function drawMap() {
     pen.fillStyle = i === column ? ofChosen : ofNames;
     pen.save();
     pen.translate(left + (i + 0.5) * side, top_ - 6);
-    pen.rotate(-Math.PI / 2);
-    pen.textAlign = "left";
-    pen.fillText(names[i], 0, 0);
+    if (names[i].length > 1) { // a single character, most of Chinese, stays upright
+      pen.rotate(-Math.PI / 2);
+      pen.textAlign = "left";
+      pen.fillText(names[i], 0, 0);
+    } else {
+      pen.textAlign = "center";
+      pen.fillText(names[i], 0, -5);
+    }
     pen.restore();
   }
   pen.fillStyle = ink("one");

@@ -128,9 +128,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "no_token": ("a mask: it has no token of its own", "这里是掩码，没有原来的词元"),
     "attention": ("Attention", "注意力"),
     "attention_says": (
-        "A row is a token, and the squares in it are where it looks: they add up to 1. Choose a head on the left; the "
-        "last column is the mean of a layer's heads.",
-        "每一行是一个词元，行内的方格表示它看向哪里，合计为 1。在左边选一个头；最后一列是该层各头的平均。",
+        "A row is a token, and the squares in it are where it looks: they add up to 1. Choose a head among the "
+        "small maps, a layer to each line; the last column is the mean of a layer's heads.",
+        "每一行是一个词元，行内的方格表示它看向哪里，合计为 1。在小图中选一个头，每行一层；最后一列是该层各头的平均。",
     ),
     "layer": ("layer {n}", "第 {n} 层"),
     "head": ("head {n}", "第 {n} 头"),
