@@ -13,10 +13,11 @@ import pytest
 
 import kit
 from encoder_examples import vocabulary
+from melete.data.framing import Framing
 from melete.data.readers import Row
 from melete.errors import InputError
 from melete.tasks import base, predictor_class
-from melete.tasks.base import Piece, Predictor, framed, read_inputs, text_of
+from melete.tasks.base import Piece, Predictor, read_inputs, text_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +28,12 @@ class Widths(Predictor):
     settings: ClassVar[tuple[str, ...]] = ("digits",)
     digits: int = 9
 
-    @classmethod
-    def load(cls, folder: Path, device: Any = "cpu", **resize: Any) -> Widths:
-        raise NotImplementedError
-
     def cut(self, row: Row) -> list[Piece]:
         tokens = np.array(self.tokenizer.encode(text_of(row, "text")))
         room = self.model.config.max_position_embeddings - 2
         windows = [tokens[i : i + room] for i in range(0, len(tokens), room)]
-        return [framed(vocabulary()[1], window) for window in windows]
+        framing = Framing(self.tokenizer, room + 2)
+        return [Piece(framing.one(window).ids) for window in windows]
 
     def run(self, batch, pieces: Sequence[Piece]) -> list[float]:
         hidden = self.model.encode(batch)
@@ -91,14 +89,6 @@ def test_rows_are_read_a_window_at_a_time(widths, monkeypatch):
     for _ in range(30):
         next(answers)
     assert read < 60
-
-
-def test_two_texts_are_told_apart_by_their_types():
-    words = vocabulary()[1]
-    piece = framed(words, np.array([7, 8]), np.array([9]))
-    assert piece.ids.tolist() == [words.cls_id, 7, 8, words.sep_id, 9, words.sep_id]
-    assert piece.types is not None
-    assert piece.types.tolist() == [0, 0, 0, 0, 1, 1]
 
 
 def test_one_input_gives_an_answer_and_several_give_a_list(widths):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,25 @@ def test_a_folder_without_the_head_is_refused(tmp_path) -> None:
         InputError, match="ElectraForMaskedLM has no head for text-generation; it is for fill-mask"
     ):
         melete.load(generator, task="text-generation")
+
+
+def test_a_folder_that_names_no_class_has_the_head_or_is_refused(bert, tmp_path) -> None:
+    def unnamed(folder: Path) -> Path:
+        path = folder / "config.json"
+        values = json.loads(path.read_text())
+        path.write_text(
+            json.dumps({name: value for name, value in values.items() if name != "architectures"})
+        )
+        return folder
+
+    whole = unnamed(shutil.copytree(bert.folder, tmp_path / "whole"))
+    with pytest.raises(InputError, match="bert has no head for a task"):
+        melete.load(whole)
+    loaded = melete.load(whole, task="fill-mask", device="cpu")
+    assert loaded.predict("the [MASK]") == bert.predict("the [MASK]")
+    bare = unnamed(encoder_models.write(tmp_path / "bare", "electra", task="pretraining"))
+    with pytest.raises(InputError, match="no weights for fill-mask in there"):
+        melete.load(bare, task="fill-mask")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from melete.data.batch import Batch
 from melete.data.corruption import Vocabulary
+from melete.data.framing import Framing
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.evaluation.inspection_attention import read_with_attention
@@ -29,7 +30,7 @@ from melete.models import family
 from melete.models.base import Decoder, Encoder, ModelConfig, Network
 from melete.models.checkpoint import load_network, named_head
 from melete.tasks import GENERATION
-from melete.tasks.base import BUDGET, framed
+from melete.tasks.base import BUDGET
 
 # Attention weights that a page holds: four megabytes of it.
 MOST_WEIGHTS = 1_500_000
@@ -176,7 +177,9 @@ def _most_tokens(config: ModelConfig) -> int:
 def _framed(model: Network, tokenizer: Tokenizer, ids: np.ndarray) -> tuple[list[int], int]:
     """What the model reads, and where the text begins in it."""
     if isinstance(model, Encoder):
-        return framed(Vocabulary.of(tokenizer), ids).ids.tolist(), 1
+        Vocabulary.of(tokenizer)  # the four special tokens are there
+        framed = Framing(tokenizer, model.config.max_position_embeddings, segments=1).one(ids)
+        return framed.ids.tolist(), framed.starts[0]
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return [*start, *ids.tolist()], len(start)
 

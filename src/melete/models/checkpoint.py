@@ -145,6 +145,7 @@ def load_network(
     task: str | None = None,
     changes: Mapping[str, Any] | None = None,
     seed: int = 0,
+    complete: bool = False,
     max_position_embeddings: int | None = None,
     rope_scaling: str | None = None,
 ) -> Network:
@@ -155,9 +156,10 @@ def load_network(
     Args:
         changes: config fields to replace: labels, dropout.
         seed: of the weights that a folder lacks.
+        complete: it shall lack none.
 
     Raises:
-        InputError: as `load_encoder`.
+        InputError: as `load_encoder`; a folder that lacks weights and shall not.
     """
     values = _read_json(folder / CONFIG)
     module = _family_of(values, folder / CONFIG)
@@ -172,6 +174,8 @@ def load_network(
         tensors, shapes, where, head=head, whole=named == task, anew=head.labelled if other else ""
     )
     if len(state) < len(shapes):  # a new head
+        if complete:
+            raise InputError(f"no weights for {task} in there", where=where, do="fine-tune the model first")
         state = random_model(name, config, task, seed=seed).state_dict() | state
     state = {key: tensor.float().contiguous() for key, tensor in state.items()}
     if max_position_embeddings is not None or rope_scaling is not None:

@@ -18,11 +18,11 @@ import torch
 
 from melete.data.batch import Batch
 from melete.data.batching import lay_out, like_lengths
-from melete.data.corruption import Vocabulary
 from melete.data.readers import STDIN, Row, choose_column, read_rows
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.models.base import Network
+from melete.models.checkpoint import load_network
 
 Answer = dict[str, Any]
 
@@ -51,8 +51,8 @@ class Piece:
 class Predictor(ABC):
     """A model with the head of one task, and how that task turns a row into an answer.
 
-    A task is a subclass: a frozen dataclass that names its `task`, `columns` and `settings` and writes `load`, `cut`,
-    `run`, `answer` and `in_words`. It never reads rows from a file, batches, sorts or moves anything between devices:
+    A task is a subclass: a frozen dataclass that names its `task`, `columns` and `settings` and writes `cut`, `run`,
+    `answer` and `in_words`. It never reads rows from a file, batches, sorts or moves anything between devices:
     `stream` does, and keeps these promises for every task:
 
     - rows are read lazily, answers come in the order of the rows, and memory is that of one window of rows, however
@@ -62,7 +62,7 @@ class Predictor(ABC):
     - `cut`, `run` and `answer` are called with nothing but their arguments to go by: no state between rows.
 
     Settings (how many answers, a threshold) are fields with defaults, checked in `__post_init__`; a copy with others
-    is `with_settings`. What belongs to the folder (names of labels) are fields too, read by `load`.
+    is `with_settings`. What belongs to the folder stands in the model's config (names of labels).
 
     Attributes:
         task: its name on the Hub, a key of `melete.tasks.TASKS` and of the families' `HEADS`.
@@ -82,7 +82,6 @@ class Predictor(ABC):
     folder: Path
 
     @classmethod
-    @abstractmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", **resize: Any) -> Self:
         """Read model and tokenizer from a folder.
 
@@ -92,6 +91,8 @@ class Predictor(ABC):
         Raises:
             InputError: the files cannot be read, contradict one another, or hold no weights for the head.
         """
+        tokenizer = Tokenizer.load(folder)
+        return cls(load_network(folder, task=cls.task, complete=True, **resize).to(device), tokenizer, folder)
 
     @abstractmethod
     def cut(self, row: Row) -> list[Piece]:
@@ -193,15 +194,6 @@ class Predictor(ABC):
         batch = lay_out(columns, {"input_ids": self.tokenizer.pad_id or 0, "token_type_ids": 0})
         with torch.inference_mode():
             return self.run(batch.to(next(self.model.parameters()).device), pieces)
-
-
-def framed(vocabulary: Vocabulary, *texts: np.ndarray, data: Any = None) -> Piece:
-    """`[CLS] A [SEP]`, or `[CLS] A [SEP] B [SEP]` with its types, as encoders were trained on it."""
-    parts = [np.append(ids, vocabulary.sep_id) for ids in texts]
-    ids = np.concatenate([[vocabulary.cls_id], *parts]).astype(np.int64)
-    if len(texts) == 1:
-        return Piece(ids, data=data)
-    return Piece(ids, np.repeat([0, 1], [1 + len(parts[0]), len(parts[1])]), data)
 
 
 def text_of(row: Row, column: str) -> str:

@@ -7,24 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from melete.data.batch import Batch
 from melete.data.corruption import Vocabulary
+from melete.data.framing import Framing
 from melete.data.readers import Row
 from melete.data.scripts import CJK
-from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.generation.mask_predict import mask_predict
 from melete.generation.settings import MaskPredictSettings
 from melete.models.base import Encoder
-from melete.models.checkpoint import load_encoder
 from melete.objectives.masked_lm import check_vocabulary
-from melete.tasks.base import Answer, Piece, Predictor, framed, text_of
+from melete.tasks.base import Answer, Piece, Predictor, text_of
 
 MASK = "[MASK]"
 # Masks that meet the vocabulary in one product: logits of a batch full of masks would need gigabytes.
@@ -34,7 +32,7 @@ _WIDE = CJK + "\u3000-\u303f\uff00-\uffef"
 
 class _Masks(NamedTuple):
     text: str
-    columns: np.ndarray  # of the masks in the piece, int64 (M,)
+    places: np.ndarray  # of the masks among the tokens of the text, int64 (M,)
     spans: np.ndarray  # their characters in the text, int64 (M, 2)
 
 
@@ -64,30 +62,29 @@ class FillMask(Predictor):
             raise InputError(f"top_k is {self.top_k!r}", expected=f"between 1 and {size}")
         check_vocabulary(self.model, self.vocabulary)
 
-    @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", **resize: Any) -> Self:
-        """Read model and tokenizer from a folder; see `Predictor.load`."""
-        tokenizer = Tokenizer.load(folder)
-        return cls(load_encoder(folder, task=cls.task, **resize).to(device), tokenizer, folder)
-
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The special tokens."""
         return Vocabulary.of(self.tokenizer)
 
+    @cached_property
+    def framing(self) -> Framing:
+        """What stands around a text."""
+        return Framing(self.tokenizer, self.model.config.max_position_embeddings, segments=1)
+
     def cut(self, row: Row) -> list[Piece]:
         """The text in one piece; see `Predictor.cut`."""
         text, where = text_of(row, "text"), f"{row.file}:{row.line}"
         ids, masks = self._masks(text, where)
-        if not len(masks.columns):
+        if not len(masks.places):
             raise InputError(f"no {MASK} in this text", where=where, expected="one or more")
-        return [framed(self.vocabulary, ids, data=masks)]
+        return [Piece(self.framing.one(ids).ids, data=masks)]
 
     def _masks(self, text: str, where: str) -> tuple[np.ndarray, _Masks]:
         """The ids of a text that the model can read, without special tokens around, and where its masks are."""
         text = text.replace(MASK, self.tokenizer.token(self.vocabulary.mask_id))
         ids, spans = self.tokenizer.encode_spans(text)
-        longest = self.model.config.max_position_embeddings - 2
+        longest = self.framing.room(1)
         if len(ids) > longest:
             raise InputError(
                 f"a text of {len(ids)} tokens",
@@ -96,12 +93,16 @@ class FillMask(Predictor):
                 do="shorten or split it, or load the model with a longer context (--context, context=)",
             )
         places = np.flatnonzero(ids == self.vocabulary.mask_id)
-        return ids, _Masks(text, places + 1, spans[places])
+        return ids, _Masks(text, places, spans[places])
 
     def run(self, batch: Batch, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids and probabilities of the likeliest tokens, int64 and float32 (M, top_k), of each piece."""
         hidden = self.model.encode(batch)  # (B, T, D)
-        at = [(row, column) for row, piece in enumerate(pieces) for column in piece.data.columns.tolist()]
+        at = [
+            (row, column)
+            for row, piece in enumerate(pieces)
+            for column in np.flatnonzero(piece.ids == self.vocabulary.mask_id).tolist()
+        ]
         rows, columns = torch.tensor(at, device=hidden.device).T
         found = [
             self.model.mlm_logits(part).float().softmax(-1).topk(self.top_k)  # (M, V) inside
@@ -109,7 +110,7 @@ class FillMask(Predictor):
         ]
         ids = torch.cat([top.indices for top in found]).cpu().numpy()
         probabilities = torch.cat([top.values for top in found]).cpu().numpy()
-        ends = np.cumsum([len(piece.data.columns) for piece in pieces])[:-1]
+        ends = np.cumsum([len(piece.data.places) for piece in pieces])[:-1]
         return list(zip(np.split(ids, ends), np.split(probabilities, ends), strict=True))
 
     def answer(self, row: Row, pieces: Sequence[Piece], outputs: Sequence[Any]) -> Answer:
@@ -156,28 +157,33 @@ class FillMask(Predictor):
         """
         chosen = MaskPredictSettings.of(settings)
         ids, masks = self._masks(prompt, "the prompt")
-        longest = self.model.config.max_position_embeddings - 2
+        longest = self.framing.room(1)
         if len(ids) + chosen.length > longest:
             raise InputError(
                 f"{len(ids)} tokens of prompt and a length of {chosen.length}",
                 expected=f"at most {longest} together",
             )
-        whole = framed(self.vocabulary, np.append(ids, [self.vocabulary.mask_id] * chosen.length)).ids
-        answers = mask_predict(self.model, whole.tolist(), self.vocabulary, chosen, on_iteration)
-        texts = [self._whole(masks, np.array(answer), len(ids)) for answer in answers]
+        whole = self.framing.one(np.append(ids, [self.vocabulary.mask_id] * chosen.length))
+        answers = mask_predict(self.model, whole.ids.tolist(), self.vocabulary, chosen, on_iteration)
+        start, stop = whole.starts[0], whole.starts[0] + whole.kept[0]
+        texts = [self._written(masks, np.array(answer[start:stop]), len(ids)) for answer in answers]
         return texts if "num_return_sequences" in settings else texts[0]
 
     def count_masks(self, text: str) -> int:
         """How many masks a text has."""
-        return len(self._masks(text, "the text")[1].columns)
+        return len(self._masks(text, "the text")[1].places)
 
-    def _whole(self, masks: _Masks, ids: np.ndarray, prompt: int) -> str:
-        """The prompt with its masks filled, and what stands behind it."""
-        new = ids[1 + prompt : -1].tolist()
+    def _written(self, masks: _Masks, ids: np.ndarray, prompt: int) -> str:
+        """The prompt with its masks filled, and what stands behind it.
+
+        Args:
+            ids: of the whole text, without special tokens around.
+            prompt: how many of them are the prompt's.
+        """
         if not self.tokenizer.continuation:
-            return self.tokenizer.decode(ids[1:-1].tolist())
-        text = self._filled(masks, ids[masks.columns].tolist())
-        for id_ in new:
+            return self.tokenizer.decode(ids.tolist())
+        text = self._filled(masks, ids[masks.places].tolist())
+        for id_ in ids[prompt:].tolist():
             text = self._joined(text, self._spelled(id_))
         return text
 

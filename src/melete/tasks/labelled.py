@@ -6,28 +6,18 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
 from melete.data.framing import Framing
-from melete.data.tokenizers import Tokenizer
-from melete.models.checkpoint import load_network
 from melete.tasks.base import Piece, Predictor
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPredictor(Predictor):
     """A predictor whose model scores labels. Training encodes texts and reads scores by it too."""
-
-    @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", **resize: Any) -> Self:
-        """Read model and tokenizer from a folder; see `Predictor.load`."""
-        model = load_network(folder, task=cls.task, **resize)
-        return cls(model.to(device), Tokenizer.load(folder), folder)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
