@@ -26,6 +26,10 @@ OBJECTIVES = (
     "causal-lm",
     "masked-lm",
     "replaced-token",
+    "text-classification",
+    "sentence-similarity",
+    "token-classification",
+    "question-answering",
 )
 PACKINGS = ("auto", "sorted", "packed")
 OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
@@ -122,6 +126,49 @@ class EvaluationSection(_Section, frozen=True):
     baseline: bool = True  # a 5-gram of the same tokens, and its mixture with the model, in the next columns
 
 
+class AugmentationSection(_Section, frozen=True):
+    delete: float = 0.0  # share of the tokens of a training text that are left out
+    swap: float = 0.0  # that change places with the next one
+    replace: float = 0.0  # that become a random token
+    mask: float = 0.0  # that become [MASK]
+    shuffle: float = 0.0  # share of the texts whose sentences change places
+
+
+class LoraSection(_Section, frozen=True):
+    rank: int = 0  # of the two matrices that are trained beside each matrix of the blocks; 0 = no LoRA
+    alpha: float = 16.0  # their product counts alpha / rank
+    dropout: float = 0.0
+    targets: list[str] = []  # ends of the names of our modules, e.g. ["query", "value"]; empty = all matrices
+
+
+class FinetuningSection(_Section, frozen=True):
+    columns: dict[str, str] = {}  # column by role (text, text_pair, label, ...); others are found
+    epochs: float = 3.0
+    batch_size: int = 32  # texts of an optimiser step
+    minutes: float = 0.0  # of training: fewer epochs where they would take longer; 0 = no limit
+    find_rate: bool = False  # the learning rate is looked for in a short training whose rate rises
+    metric: str = ""  # that decides which weights are best; empty = the usual one of the task
+    dropout: float = 0.1  # before the last layer
+    head_rate: float = 1.0  # learning rate of the head, as a multiple of that of the layer below
+    layer_decay: float = 1.0  # learning rate of a layer as a share of that of the layer above
+    freeze_layers: int = 0  # the embeddings and so many layers stay as they are; 0 = nothing does
+    head_only: bool = False
+    unfreeze: float = 0.0  # share of the training over which layers thaw one by one, from the top
+    label_smoothing: float = 0.0
+    class_weights: str = ""  # balanced = as if all labels were equally frequent
+    r_drop: float = 0.0  # weight of the divergence of two passes with dropout
+    adversarial: float = 0.0  # length of a step of the embeddings against the loss, for a second pass
+    augmentation: AugmentationSection = AugmentationSection()
+    lora: LoraSection = LoraSection()
+    crf: bool = False  # token-classification: tags are decided together
+    overlap: float = 0.25  # share of a window of a long text that stands in the next one too
+    folds: int = 0  # validation is the part `fold` of so many, whatever the set says; 0 = off
+    fold: int = 0
+    split_seed: int = 0  # of what is held out, where nothing else says it: the same for every seed of a run
+    drop_leaks: bool = False  # validation rows that stand in train are left out
+    strict: bool = False  # what is wrong with the data ends the run before it begins
+
+
 class GuardSection(_Section, frozen=True):
     window: int = 128  # steps whose gradient norms and losses say what is usual
     sigma: float = 6.0  # a step this many standard deviations above the mean is skipped; 0 = off
@@ -147,6 +194,7 @@ class RunConfig(_Section, frozen=True):
     training: TrainingSection = TrainingSection()
     guard: GuardSection = GuardSection()
     evaluation: EvaluationSection = EvaluationSection()
+    finetuning: FinetuningSection = FinetuningSection()
     choices: dict[str, str] = {}
 
 
@@ -282,11 +330,11 @@ def _check_keys(tree: dict[str, Any], kind: type, path: tuple[str, ...], where: 
             _check_keys(value, fields[key], (*path, key), where)
 
 
-def _all_keys() -> list[str]:
+def _all_keys(kind: type = RunConfig) -> list[str]:
     keys: list[str] = []
-    for field in msgspec.structs.fields(RunConfig):
+    for field in msgspec.structs.fields(kind):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            keys += [f"{field.name}.{inner.name}" for inner in msgspec.structs.fields(field.type)]
+            keys += [f"{field.name}.{inner}" for inner in _all_keys(field.type)]
         else:
             keys.append(field.name)
     return keys
@@ -344,6 +392,16 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         f"(progress, tokens) pairs from progress 0 on, of at most training.context ({t.context}) tokens",
     )
     yield "guard.window", g.window, g.window != 1, "0 (off), or 2 and more"
+    tuning = config.finetuning
+    weights = ("", "balanced")
+    yield (
+        "finetuning.class_weights",
+        tuning.class_weights,
+        tuning.class_weights in weights,
+        "balanced, or nothing",
+    )
+    yield "finetuning.folds", tuning.folds, tuning.folds != 1, "0 (off), or 2 and more"
+    yield "finetuning.fold", tuning.fold, tuning.fold < max(tuning.folds, 1), "less than finetuning.folds"
     fraction = config.data.valid_fraction
     held_out = f"more than 0 and at most {MOST_HELD_OUT:g}"
     yield "data.valid_fraction", fraction, 0 < fraction <= MOST_HELD_OUT, held_out
@@ -383,6 +441,28 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("training.sample_every", 0, math.inf),
     ("evaluation.context", 0, math.inf),
     ("evaluation.stride", 0, math.inf),
+    ("finetuning.epochs", 0, math.inf),
+    ("finetuning.batch_size", 1, math.inf),
+    ("finetuning.minutes", 0, math.inf),
+    ("finetuning.dropout", 0, 1),
+    ("finetuning.head_rate", 0, math.inf),
+    ("finetuning.layer_decay", 0, 1 + 1e-9),
+    ("finetuning.freeze_layers", 0, math.inf),
+    ("finetuning.unfreeze", 0, 1 + 1e-9),
+    ("finetuning.label_smoothing", 0, 1),
+    ("finetuning.r_drop", 0, math.inf),
+    ("finetuning.adversarial", 0, math.inf),
+    ("finetuning.augmentation.delete", 0, 1),
+    ("finetuning.augmentation.swap", 0, 1),
+    ("finetuning.augmentation.replace", 0, 1),
+    ("finetuning.augmentation.mask", 0, 1),
+    ("finetuning.augmentation.shuffle", 0, 1 + 1e-9),
+    ("finetuning.lora.rank", 0, math.inf),
+    ("finetuning.lora.alpha", 0, math.inf),
+    ("finetuning.lora.dropout", 0, 1),
+    ("finetuning.overlap", 0, 0.9),
+    ("finetuning.folds", 0, math.inf),
+    ("finetuning.fold", 0, math.inf),
     ("guard.window", 0, math.inf),
     ("guard.sigma", 0, math.inf),
     ("guard.rollback_after", 1, math.inf),

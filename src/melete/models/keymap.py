@@ -51,15 +51,19 @@ class KeyTable:
         """What one of their tensors may be with us: heads of several tasks can share their name."""
         return _translate(theirs, ((b, a) for a, b in self.pairs))
 
-    def their_name(self, ours: str) -> str:
-        """Their name of one of our tensors."""
+    def their_name(self, ours: str, trunk: str = "") -> str:
+        """Their name of one of our tensors; `trunk` as in `Head`."""
         (name,) = _translate(ours, self.pairs)
+        if trunk and name.startswith(self.optional_prefix):
+            return trunk + name.removeprefix(self.optional_prefix)
         return name
 
     def export_tensors(self, state: Mapping[str, Tensor], trunk: str = "") -> dict[str, Tensor]:
         """Our state dict under their names, each tensor contiguous; `trunk` as in `Head`."""
-        named = {self.their_name(name): self._turn(name, tensor) for name, tensor in state.items()}
-        return {self._under(trunk, name): tensor.contiguous() for name, tensor in named.items()}
+        return {
+            self.their_name(name, trunk): self.turned(name, tensor).contiguous()
+            for name, tensor in state.items()
+        }
 
     def import_tensors(
         self,
@@ -124,11 +128,6 @@ class KeyTable:
                 return theirs.removesuffix(old) + new
         return theirs
 
-    def _under(self, trunk: str, theirs: str) -> str:
-        if trunk and theirs.startswith(self.optional_prefix):
-            return trunk + theirs.removeprefix(self.optional_prefix)
-        return theirs
-
     def _with_prefix(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         prefix = self.optional_prefix
         for other in self.other_prefixes:
@@ -141,11 +140,12 @@ class KeyTable:
         heads = {first for first, _ in self.tied}
         return {name if name in heads else prefix + name: tensor for name, tensor in tensors.items()}
 
-    def _turn(self, ours: str, tensor: Tensor) -> Tensor:
+    def turned(self, ours: str, tensor: Tensor) -> Tensor:
+        """A tensor as it lies on the other side."""
         return tensor.t() if ours.endswith(self.transposed) and self.transposed else tensor
 
     def _checked(self, ours: str, theirs: str, tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
-        turned = self._turn(ours, tensor) if tensor.dim() == 2 else tensor
+        turned = self.turned(ours, tensor) if tensor.dim() == 2 else tensor
         if turned.shape != shape:
             expected = shape[::-1] if turned is not tensor else shape
             raise InputError(

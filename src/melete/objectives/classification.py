@@ -12,7 +12,7 @@ from torch import Tensor
 from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.models.base import Network
-from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece
+from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -26,11 +26,11 @@ class Classification(LabelledObjective):
 
     term = "classification"
 
-    def __init__(self, model: Network, craft: Craft, pad_id: int) -> None:
+    def __init__(self, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None) -> None:
         self.problem = model.config.problem_type
         assert self.problem in (SINGLE, MULTI, REGRESSION)
         self.agreeing = self.problem == SINGLE
-        super().__init__(model, craft, pad_id)
+        super().__init__(model, craft, pad_id, lora)
         if self.problem == REGRESSION and (craft.label_smoothing or craft.class_weights):
             raise InputError("a number has no labels to smooth or to weigh", where="finetuning")
         weights = torch.tensor(craft.class_weights or [1.0] * len(model.config.labels))

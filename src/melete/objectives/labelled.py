@@ -20,8 +20,10 @@ from melete.data.augmentation import Augmentation, augmented
 from melete.data.batch import Batch, Example, ExampleKey
 from melete.data.batching import lay_out
 from melete.errors import InputError
+from melete.models.adapter import FOLDER, load_adapter, save_adapter
 from melete.models.base import Network
-from melete.models.checkpoint import load_network
+from melete.models.checkpoint import load_network, save_model
+from melete.nn.lora import A, B, add_lora, merged
 from melete.objectives.base import Context, Objective
 
 
@@ -73,6 +75,24 @@ class Craft:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
+@dataclass(frozen=True)
+class Lora:
+    """Thin matrices beside those of a pretrained model, which stay as they are; see `nn.lora`.
+
+    Attributes:
+        base: folder of the model.
+        rank, alpha, dropout, targets: see `nn.lora.add_lora`.
+        seed: of their first values.
+    """
+
+    base: Path
+    rank: int
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    seed: int = 0
+
+
 class Examiner(Protocol):
     """Reads what the model says of the validation rows, and tells how good it is by the task's own measure."""
 
@@ -95,6 +115,7 @@ class LabelledObjective(Objective):
     Args:
         model: wears the head of the task.
         pad_id: what fills rows.
+        lora: what is trained in place of the model's matrices; `save` writes the model with it, and it alone.
 
     Raises:
         InputError: what is asked for does not go together, or not with this model.
@@ -104,10 +125,14 @@ class LabelledObjective(Objective):
     agreeing = True
     examiner: Examiner | None = None
 
-    def __init__(self, model: Network, craft: Craft, pad_id: int) -> None:
+    def __init__(self, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None) -> None:
         super().__init__()
         self.model: Network = model
-        self.craft, self.pad_id = craft, pad_id
+        self.craft, self.pad_id, self.lora = craft, pad_id, lora
+        self.thin: list[str] = []
+        if lora is not None:
+            settings = {"rank": lora.rank, "alpha": lora.alpha, "dropout": lora.dropout, "seed": lora.seed}
+            self.thin = add_lora(model, lora.targets, **settings)
         self.weights = {self.term: 1.0}
         if craft.r_drop:
             self.weights["r_drop"] = craft.r_drop
@@ -213,7 +238,9 @@ class LabelledObjective(Objective):
         if craft.unfreeze:
             lowest = max(lowest, round((top + 1) * (1 - min(progress / craft.unfreeze, 1.0))))
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self.model.depth(name) >= lowest)
+            depth = self.model.depth(name)
+            thin = not self.thin or depth > top or name.rpartition(".")[2] in (A, B)
+            parameter.requires_grad_(thin and depth >= lowest)
 
     def _check(self) -> None:
         craft, layers = self.craft, self.model.config.num_hidden_layers
@@ -221,7 +248,7 @@ class LabelledObjective(Objective):
             raise InputError(
                 f"the model has {layers} layers", where=f"finetuning.freeze_layers={craft.freeze_layers}"
             )
-        if craft.adversarial and (craft.freeze_layers or craft.head_only):
+        if craft.adversarial and (craft.freeze_layers or craft.head_only or self.thin):
             raise InputError(
                 "an adversarial step moves the embeddings, which are frozen", where="finetuning.adversarial"
             )
@@ -236,10 +263,26 @@ class LabelledObjective(Objective):
                 do="set finetuning.dropout, or model.config.hidden_dropout",
             )
 
+    def save(self, folder: Path, masters: dict[str, Tensor], tokenizer: Path | None) -> None:
+        """The model's folder; with LoRA the model with the thin matrices in it, and they alone in `adapter/`."""
+        lora = self.lora
+        if lora is None:
+            super().save(folder, masters, tokenizer)
+            return
+        state = {name.removeprefix("model."): tensor for name, tensor in masters.items()}
+        save_model(folder, self.model, tokenizer=tokenizer, state_dict=merged(state, lora.alpha / lora.rank))
+        settings = {"rank": lora.rank, "alpha": lora.alpha, "dropout": lora.dropout}
+        save_adapter(folder / FOLDER, self.model, state, self.thin, base=str(lora.base), **settings)
+
     def load(self, folder: Path) -> dict[str, Tensor]:
         """The float32 values by this objective's parameter names that `save` wrote."""
-        model = load_network(folder, task=self.model.task)
-        return {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+        if self.lora is None:
+            state = dict(load_network(folder, task=self.model.task).named_parameters())
+        else:  # the merged matrices are rounded: the frozen ones are read where they came from
+            state = dict(load_network(self.lora.base).named_parameters())
+            state |= load_adapter(folder / FOLDER, self.model, self.thin)
+            state = {name: state[name] for name, _ in self.model.named_parameters()}
+        return {f"model.{name}": tensor.detach() for name, tensor in state.items()}
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from melete.data.batch import Batch
 from melete.models.base import Network
-from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece
+from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora
 from melete.tasks.question_answering import SETTINGS_FILE
 
 
@@ -29,8 +29,10 @@ class QuestionAnsweringLoss(LabelledObjective):
 
     term = "question_answering"
 
-    def __init__(self, model: Network, craft: Craft, pad_id: int, *, no_answer: bool = False) -> None:
-        super().__init__(model, craft, pad_id)
+    def __init__(
+        self, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None, *, no_answer: bool = False
+    ) -> None:
+        super().__init__(model, craft, pad_id, lora)
         self.no_answer = no_answer
 
     def label_batch(self, batch: Batch, pieces: Sequence[LabelledPiece]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.models.base import Network
 from melete.nn.crf import LinearChain
-from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece
+from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora
 from melete.tasks.token_classification import CRF_FILE
 
 _CRF_RATE = 10.0  # few weights with small gradients: at the network's own rate they would hardly move
@@ -31,9 +31,11 @@ class Tagging(LabelledObjective):
 
     term = "tagging"
 
-    def __init__(self, model: Network, craft: Craft, pad_id: int, *, crf: bool = False) -> None:
+    def __init__(
+        self, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None, *, crf: bool = False
+    ) -> None:
         self.agreeing = not crf
-        super().__init__(model, craft, pad_id)
+        super().__init__(model, craft, pad_id, lora)
         labels = len(model.config.labels)
         if crf and (craft.label_smoothing or craft.class_weights):
             raise InputError(

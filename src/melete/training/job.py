@@ -23,6 +23,10 @@ JOBS: dict[str, str] = {
     "causal-lm": "melete.training.causal:CausalJob",
     "replaced-token": "melete.training.encoders:ReplacedJob",
     "masked-lm": "melete.training.encoders:MaskedJob",
+    "text-classification": "melete.training.finetuning_tasks:ClassificationJob",
+    "sentence-similarity": "melete.training.finetuning_tasks:SimilarityJob",
+    "token-classification": "melete.training.finetuning_tasks:TaggingJob",
+    "question-answering": "melete.training.finetuning_tasks:QuestionJob",
 }
 
 

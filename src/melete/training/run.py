@@ -214,7 +214,7 @@ def _final_weights(config: RunConfig, folder: Path, trainer: Trainer) -> tuple[d
     at = f"last step, {trainer.counters.step:,}"
     if best is not None and best != trainer.counters.step and whole(best):
         trainer.restore(folder / "checkpoints" / checkpoints.name_of(best))
-        at = f"best step by validation loss, {best:,}"
+        at = f"best step by validation {trainer.objective.deciding}, {best:,}"
     if trainer.ema is not None:
         at = f"moving average (decay {t.ema_decay:g}) at the {at}"
     return trainer.weights(), at
@@ -260,9 +260,14 @@ def _run_folder(config: RunConfig, called: str) -> Path:
         if folder.exists():
             raise _exists(folder)
         return folder
+    return _free_folder(Path(config.folder) / (called or default_name(config)))
+
+
+def default_name(config: RunConfig) -> str:
+    """What a run is called after: its model and its data."""
     words = [config.model.source.replace(":", "-").rstrip("/").split("/")[-1]]
     words += [Path(name).name.split(".")[0] or "data" for name in config.data.train[:1]]
-    return _free_folder(Path(config.folder) / (called or "-".join(words)))
+    return "-".join(words)
 
 
 def _exists(folder: Path) -> InputError:

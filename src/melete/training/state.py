@@ -33,6 +33,7 @@ class Counters:
         step: the next optimiser step; the data position follows from it.
         tokens: real tokens that were trained on.
         best_loss: lowest validation loss so far; where a figure decides that is better when it is higher, less it.
+        best_tie: the loss then, which decides where two are equal.
         worse_evaluations: evaluations since then.
         elapsed: seconds of training over all sittings.
     """
@@ -40,6 +41,7 @@ class Counters:
     step: int = 0
     tokens: int = 0
     best_loss: float | None = None
+    best_tie: float = 0.0
     best_step: int | None = None
     worse_evaluations: int = 0
     elapsed: float = 0.0

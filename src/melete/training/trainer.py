@@ -266,10 +266,12 @@ class Trainer:
         figures = self.validation()
         deciding, counters = self.objective.deciding, self.counters
         cost = figures[deciding] if deciding == "loss" else -figures[deciding]
-        improved = math.isfinite(cost) and (counters.best_loss is None or cost < counters.best_loss)
+        # Counted figures are often equal: then the loss tells which weights are surer.
+        found, best = (cost, figures["loss"]), (counters.best_loss, counters.best_tie)
+        improved = all(map(math.isfinite, found)) and (counters.best_loss is None or found < best)
         counters.worse_evaluations = 0 if improved else counters.worse_evaluations + 1
         if improved:
-            counters.best_loss, counters.best_step = cost, counters.step
+            (counters.best_loss, counters.best_tie), counters.best_step = found, counters.step
         self.log.write("eval", step=counters.step, elapsed=counters.elapsed, metrics=figures)
         for text in self.objective.take_notes():
             if counters.step > self.config.schedule.warmup_steps:

@@ -1,0 +1,235 @@
+"""Each task that models are fine-tuned for: its labels, its objective and how it reads rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from melete.config import RunConfig
+from melete.data.labelled.rows import (
+    CLASSIFICATION,
+    QUESTIONS,
+    SIMILARITY,
+    TAGGING,
+    LabelledRow,
+    QuestionRow,
+    ScoreRow,
+    Span,
+)
+from melete.data.labelled.sets import LabelledSet
+from melete.errors import InputError
+from melete.models.base import Network
+from melete.objectives.classification import MULTI, REGRESSION, SINGLE, Classification
+from melete.objectives.labelled import Craft, LabelledObjective, Lora
+from melete.objectives.question_answering import QuestionAnsweringLoss
+from melete.objectives.tagging import Tagging
+from melete.tasks.question_answering import QuestionAnswering, Window
+from melete.tasks.text_classification import TextClassification
+from melete.tasks.token_classification import TokenClassification, spaced
+from melete.training.finetuning import FinetuneJob
+from melete.training.labelled_data import Pieces
+
+
+class ClassificationJob(FinetuneJob):
+    """Texts, or pairs of texts, and one label each, or any number of them."""
+
+    task = CLASSIFICATION
+    predictor_kind = TextClassification
+    changeable = True
+    rehearsed: ClassVar[dict[str, Any]] = {"problem_type": SINGLE}
+
+    def head_fields(self) -> dict[str, Any]:
+        """See `FinetuneJob.head_fields`."""
+        return {"id2label": self.rows.labels, "problem_type": MULTI if self.rows.multi_label else SINGLE}
+
+    def labels_of(self, rows: Sequence[LabelledRow], encoded: Pieces) -> Iterable[Any]:
+        """See `FinetuneJob.labels_of`."""
+        number = {name: i for i, name in enumerate(self.predictor.labels)}
+        for row in rows:
+            if self.rows.multi_label:
+                label = np.zeros(len(number))
+                label[[number[name] for name in row.classes]] = 1.0
+                yield label
+            else:
+                (name,) = row.classes
+                yield number[name]
+
+    @classmethod
+    def minimised(
+        cls, config: RunConfig, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None
+    ) -> LabelledObjective:
+        """See `FinetuneJob.minimised`."""
+        return Classification(model, craft, pad_id, lora)
+
+    @classmethod
+    def blank_label(cls, model: Network, length: int) -> Any:
+        """See `FinetuneJob.blank_label`."""
+        return 0 if model.config.problem_type == SINGLE else np.zeros(len(model.config.labels))
+
+
+class SimilarityJob(FinetuneJob):
+    """Pairs of texts, and a number that says how much they are alike."""
+
+    task = SIMILARITY
+    head_task = CLASSIFICATION  # the same head: its one output is the number
+    predictor_kind = TextClassification
+    changeable = True
+    rehearsed: ClassVar[dict[str, Any]] = {"id2label": ("score",), "problem_type": REGRESSION}
+
+    def head_fields(self) -> dict[str, Any]:
+        """See `FinetuneJob.head_fields`."""
+        return {"id2label": ("score",), "problem_type": REGRESSION}
+
+    def labels_of(self, rows: Sequence[LabelledRow], encoded: Pieces) -> Iterable[Any]:
+        """See `FinetuneJob.labels_of`."""
+        for row in rows:
+            assert isinstance(row, ScoreRow)
+            yield row.score
+
+    @classmethod
+    def minimised(
+        cls, config: RunConfig, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None
+    ) -> LabelledObjective:
+        """See `FinetuneJob.minimised`."""
+        return Classification(model, craft, pad_id, lora)
+
+    @classmethod
+    def blank_label(cls, model: Network, length: int) -> Any:
+        """See `FinetuneJob.blank_label`."""
+        return 0.0
+
+
+class TaggingJob(FinetuneJob):
+    """Sentences as words, and a tag for each."""
+
+    task = TAGGING
+    predictor_kind = TokenClassification
+    kept = ("crf",)
+
+    @classmethod
+    def reader(cls, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> TokenClassification:
+        """See `FinetuneJob.reader`."""
+        return TokenClassification(model, tokenizer, folder, overlap=config.finetuning.overlap)
+
+    @classmethod
+    def text_of(cls, row: LabelledRow) -> str:
+        """See `FinetuneJob.text_of`."""
+        return "".join(spaced(row.texts))
+
+    def head_fields(self) -> dict[str, Any]:
+        """See `FinetuneJob.head_fields`."""
+        return {"id2label": self.rows.labels}
+
+    def labels_of(self, rows: Sequence[LabelledRow], encoded: Pieces) -> Iterable[Any]:
+        """See `FinetuneJob.labels_of`."""
+        number = {name: i for i, name in enumerate(self.predictor.labels)}
+        for piece, owner in zip(encoded.pieces, encoded.owners.tolist(), strict=True):
+            tags = rows[owner].classes
+            label = np.full(len(piece.ids), -100, dtype=np.int64)
+            label[piece.data.columns] = [number[tags[word]] for word in piece.data.words]
+            yield label
+
+    def objective(self, config: RunConfig, model: Network) -> LabelledObjective:
+        """See `FinetuneJob.objective`; a CRF decides the tags of validation rows too."""
+        tagging = super().objective(config, model)
+        assert isinstance(self.predictor, TokenClassification)
+        assert isinstance(tagging, Tagging)
+        self.predictor = replace(self.predictor, crf=tagging.crf)
+        return tagging
+
+    @classmethod
+    def minimised(
+        cls, config: RunConfig, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None
+    ) -> LabelledObjective:
+        """See `FinetuneJob.minimised`."""
+        return Tagging(model, craft, pad_id, lora, crf=config.finetuning.crf)
+
+    @classmethod
+    def blank_label(cls, model: Network, length: int) -> Any:
+        """See `FinetuneJob.blank_label`."""
+        return np.zeros(length, dtype=np.int64)
+
+
+class QuestionJob(FinetuneJob):
+    """Questions, texts that may answer them, and where they do."""
+
+    task = QUESTIONS
+    predictor_kind = QuestionAnswering
+    kept = ("trained_without",)
+
+    def __init__(self, config: RunConfig, rows: LabelledSet, tokenizer: Any, notes: Sequence[str]) -> None:
+        usable = [row for row in rows.train if _place(row) is not None]
+        if len(usable) < len(rows.train):
+            notes = [
+                *notes,
+                f"{len(rows.train) - len(usable):,} answers do not stand in their contexts: left out",
+            ]
+        if not usable:
+            where = rows.train[0].where
+            raise InputError("no answer stands in its context", where=where, do="see `answer_start`")
+        self.no_answer = any(not row.answer for row in usable)
+        super().__init__(config, replace(rows, train=usable), tokenizer, notes)
+
+    @classmethod
+    def reader(cls, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> QuestionAnswering:
+        """See `FinetuneJob.reader`."""
+        return QuestionAnswering(model, tokenizer, folder, overlap=config.finetuning.overlap)
+
+    def head_fields(self) -> dict[str, Any]:
+        """See `FinetuneJob.head_fields`."""
+        return {"id2label": (), "problem_type": None}
+
+    def labels_of(self, rows: Sequence[LabelledRow], encoded: Pieces) -> Iterable[Any]:
+        """See `FinetuneJob.labels_of`."""
+        for piece, owner in zip(encoded.pieces, encoded.owners.tolist(), strict=True):
+            window: Window = piece.data
+            place = _place(rows[owner])
+            ends = None if place is None else _tokens(window.spans, *place)
+            first, last = (0, 0) if ends is None else (end + window.column for end in ends)
+            yield (first, last, window.column, window.column + len(window.spans))
+
+    def objective(self, config: RunConfig, model: Network) -> LabelledObjective:
+        """See `FinetuneJob.objective`."""
+        answering = super().objective(config, model)
+        assert isinstance(self.predictor, QuestionAnswering)
+        assert isinstance(answering, QuestionAnsweringLoss)
+        self.predictor = replace(self.predictor, trained_without=self.no_answer)
+        answering.no_answer = self.no_answer
+        return answering
+
+    @classmethod
+    def minimised(
+        cls, config: RunConfig, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None
+    ) -> LabelledObjective:
+        """See `FinetuneJob.minimised`."""
+        return QuestionAnsweringLoss(model, craft, pad_id, lora)
+
+    @classmethod
+    def blank_label(cls, model: Network, length: int) -> Any:
+        """See `FinetuneJob.blank_label`."""
+        return (1, 1, 1, length)
+
+
+def _place(row: LabelledRow) -> tuple[int, int] | None:
+    """Characters of the first answer that stands in the context; (0, 0) where there is none; None: it is not there."""
+    assert isinstance(row, QuestionRow)
+    if not row.answers:
+        return (0, 0)
+    spans: list[Span] = [span for span in row.answers if span.start is not None and span.text]
+    if not spans:
+        return None
+    start = spans[0].start or 0
+    return start, start + len(spans[0].text)
+
+
+def _tokens(spans: np.ndarray, start: int, stop: int) -> tuple[int, int] | None:
+    """First and last token of a stretch of characters; None where it is empty, or not all in this window."""
+    if start == stop or not len(spans) or spans[0, 0] > start or spans[-1, 1] < stop:
+        return None
+    first = int(np.searchsorted(spans[:, 1], start, side="right"))
+    last = int(np.searchsorted(spans[:, 0], stop, side="left")) - 1
+    return first, max(first, last)
