@@ -17,6 +17,7 @@ from melete.errors import MeleteError, StorageError
 VERBS: dict[str, str] = {
     "demo": "Train a small model on this Python's own source, and see how good it is (4 minutes).",
     "pretrain": "Train a model from scratch on your text.",
+    "finetune": "Train a model for a task on labelled rows, and score it beside a linear one.",
     "train": "Train from a recipe file, with key=value changes.",
     "resume": "Go on with a run that was stopped.",
     "generate": "Continue a prompt.",

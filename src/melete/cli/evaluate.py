@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from melete.cli._evaluate_task import evaluate_task
 from melete.cli._hints import again
+from melete.cli._labelled import COLUMNS
 from melete.cli._table import table
 from melete.console import say
 from melete.errors import InputError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--valid-fraction", type=float, default=0.05, show_default=True, help="Held out of a file.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides what is held out of a file.")
 @click.option("--text-column", help="The column that holds the text (csv, tsv, jsonl, parquet).")
+@COLUMNS
 @click.option(
     "--context", type=int, help="Most tokens the model looks at. Default: all it can, 1024 at most."
 )
@@ -50,19 +53,26 @@ def command(
     """Perplexity and bits per byte of MODEL: a run, a checkpoint, a Hugging Face folder or a Hub id.
 
     Every token is scored once, by a sliding window. Perplexity per word and bits per byte do not depend on the
-    tokenizer.
+    tokenizer. A model for a task is asked about labelled rows instead: the usual figures of the task, and an interval.
 
     \b
     Examples:
       melete evaluate runs/demo --data python-stdlib
       melete evaluate runs/wiki --data wikitext-2 --context 256 --stride 32 --baseline ngram
       melete evaluate runs/mine --data book.txt --json
+      melete evaluate runs/reviews --data dev.tsv --column label=stars
     """
     from melete.api import load
     from melete.data.datasets import tokenised
+    from melete.data.labelled.rows import LABELLED_TASKS
     from melete.evaluation.evaluate import check_window, compare, default_context, evaluate_corpus
     from melete.evaluation.texts import choose_text
+    from melete.models.checkpoint import locate
+    from melete.tasks import task_of
 
+    if task_of(locate(model)) in LABELLED_TASKS:
+        evaluate_task(model, data, as_json, options)
+        return
     chosen = ("text_column", "valid_fraction", "seed")
     text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
     learnt_from = _baseline_text(text, **options) if options["baseline"] else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melete.cli._generation import show_any_character
+from melete.cli._labelled import COLUMNS
 from melete.console import Progress, printable, say
 from melete.errors import InputError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from melete.data.readers import Row
 
 # flags that are settings of a task, by the setting's name; those that were not given keep the task's default
-_SETTINGS = ("top_k",)
+_SETTINGS = ("top_k", "threshold", "max_answer_tokens", "no_answer")
 
 
 @click.command()
@@ -31,8 +32,16 @@ _SETTINGS = ("top_k",)
     help="Texts, a line each (.txt, or - for standard input), or rows (.jsonl, .csv, .tsv, .parquet).",
 )
 @click.option("--text-column", help="The column that holds the text; makes standard input JSON lines.")
+@COLUMNS
 @click.option("--task", help="What the model is for, where its config.json does not say.")
-@click.option("--top-k", type=int, help="Tokens for each mask (fill-mask). [5]")
+@click.option("--top-k", type=int, help="Tokens for each mask (fill-mask) [5], answers to each question [1].")
+@click.option("--threshold", type=float, help="Probability from which a label of several is given. [0.5]")
+@click.option("--max-answer-tokens", type=int, help="Longest answer to a question. [64]")
+@click.option(
+    "--no-answer/--always-answer",
+    default=None,
+    help="Whether a context may not answer its question; default: as in training.",
+)
 @click.option("--out", metavar="FILE", help="Write the answers here, as JSON lines; nothing if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines for --text too.")
 @click.option("--context", type=int, help="Resize the model's context to this many tokens.")
@@ -42,7 +51,9 @@ def command(
 ) -> None:
     """What MODEL says of texts: a run, a checkpoint, a Hugging Face folder or a Hub id, which has a task.
 
-    fill-mask: the likeliest tokens behind each [MASK], and the text filled with them.
+    fill-mask: the likeliest tokens behind each [MASK], and the text filled with them. text-classification: labels and
+    their probabilities. token-classification: a tag for each word, and names. question-answering: the part of each
+    context that answers the question beside it.
 
     An answer is a JSON object a line on standard output, in the order of the texts; for --text it is put in words.
 
@@ -51,15 +62,17 @@ def command(
       melete predict runs/bert --text "The capital of France is [MASK]."
       melete predict runs/bert --data lines.txt --top-k 3
       melete predict runs/bert --data table.csv --text-column review --out answers.jsonl
+      melete predict runs/pairs --data pairs.tsv --column text=premise --column text_pair=hypothesis
     """
     if bool(texts) == bool(data):
         raise InputError("give either --text, which may be repeated, or --data FILE")
 
     from melete.api import load
+    from melete.data.labelled.rows import LABELLED_TASKS
     from melete.data.readers import Row
     from melete.data.writing import whole_file
     from melete.tasks import GENERATION
-    from melete.tasks.base import Predictor, read_inputs
+    from melete.tasks.base import Predictor
 
     loaded = load(model, task=options["task"], context=options["context"], device=options["device"])
     if not isinstance(loaded, Predictor):
@@ -69,7 +82,7 @@ def command(
     predictor = loaded.with_settings(**given)
     rows: Iterator[Row]
     if data is not None:
-        rows = read_inputs(data, predictor.columns, {predictor.columns[0]: options["text_column"]})
+        rows = predictor.read(data, {predictor.columns[0]: options["text_column"]} | options["columns"])
     else:
         rows = (Row({predictor.columns[0]: text}, "--text", i) for i, text in enumerate(texts, 1))
     in_words = data is None and out is None and not as_json
@@ -90,4 +103,7 @@ def command(
     answered = f"{count:,} text{'s' if count != 1 else ''} answered"
     say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
     example = texts[0] if texts else "..."
-    say(f"next: melete inspect {shlex.quote(model)} --text {shlex.quote(example)}")
+    if predictor.task in LABELLED_TASKS:
+        say(f"next: melete evaluate {shlex.quote(model)} --data {shlex.quote(data or 'FILE')}")
+    else:
+        say(f"next: melete inspect {shlex.quote(model)} --text {shlex.quote(example)}")

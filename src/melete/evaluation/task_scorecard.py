@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from melete.console import Progress
 from melete.data.labelled.rows import LabelledRow
 from melete.evaluation.exams import Answer, Exam, OneLabel
 from melete.metrics.classification import calibration, confusion
 from melete.metrics.intervals import Comparison
+from melete.tasks.base import Predictor
 
 MOST_ERRORS = 20
 # Most labels whose confusions are shown.
@@ -50,6 +52,16 @@ def score_answers(exam: Exam, answers: Mapping[str, Sequence[Answer]]) -> Scored
         figures |= _one_label(exam, marks[first])
     figures["errors"] = _errors(exam, answers[first], marks[first])
     return Scored(figures, _lines(exam, table))
+
+
+def answer_rows(predictor: Predictor, rows: Sequence[LabelledRow]) -> list[dict[str, Any]]:
+    """What a predictor says of rows."""
+    answers: list[dict[str, Any]] = []
+    with Progress("predicting", "rows", len(rows)) as progress:
+        for answer in predictor.stream(row.inputs for row in rows):
+            answers.append(answer)
+            progress.advance(1)
+    return answers
 
 
 def _row(exam: Exam, name: str, marks: np.ndarray, beside: Comparison | None) -> dict[str, Any]:

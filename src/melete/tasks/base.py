@@ -122,6 +122,10 @@ class Predictor(ABC):
     def in_words(self, answer: Answer) -> str:
         """An answer as a person reads it in a terminal, in a line or a few."""
 
+    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
+        """The rows of a file, a folder or standard input; see `read_inputs`."""
+        return read_inputs(source, self.columns, named)
+
     def with_settings(self, **values: Any) -> Self:
         """The same predictor with other settings.
 

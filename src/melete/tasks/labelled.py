@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,12 +13,22 @@ from torch import Tensor
 
 from melete.data.batch import Batch
 from melete.data.framing import Framing
+from melete.data.labelled.files import read_labelled
+from melete.data.readers import Row
+from melete.data.streams import STDIN
 from melete.tasks.base import Piece, Predictor
+
+PLAIN = re.compile(r"\.txt(\.gz|\.xz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPredictor(Predictor):
     """A predictor whose model scores labels. Training encodes texts and reads scores by it too."""
+
+    @property
+    def rows_task(self) -> str:
+        """What its rows are for, see `data.labelled`."""
+        return self.task
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -37,6 +48,13 @@ class LabelledPredictor(Predictor):
     def run(self, batch: Batch, pieces: Sequence[Piece]) -> list[Any]:
         """See `Predictor.run`."""
         return self.outputs(self.scores(batch, pieces), pieces)
+
+    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
+        """The rows of a file, its columns found as in training; lines of plain text, where one text is a row."""
+        if source == STDIN or (len(self.columns) == 1 and PLAIN.search(source)):
+            return super().read(source, named)
+        columns = {role: name for role, name in named.items() if name is not None}
+        return (row.inputs for row in read_labelled(source, self.task, columns=columns, labelled=False))
 
     @abstractmethod
     def scores(self, batch: Batch, pieces: Sequence[Piece]) -> Tensor:

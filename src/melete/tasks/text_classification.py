@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from melete.data.batch import Batch
+from melete.data.labelled.rows import CLASSIFICATION, SIMILARITY
 from melete.data.readers import Row
 from melete.errors import InputError
 from melete.models.base import ProblemType
@@ -45,6 +46,11 @@ class TextClassification(LabelledPredictor):
         """What labels are; where config.json does not say, as `transformers` takes it."""
         several = "single_label_classification" if len(self.labels) > 1 else "multi_label_classification"
         return self.model.config.problem_type or several
+
+    @property
+    def rows_task(self) -> str:
+        """A number belongs to a pair of texts."""
+        return SIMILARITY if self.problem == "regression" else CLASSIFICATION
 
     def cut(self, row: Row) -> list[Piece]:
         """The text or the pair in one piece, its end cut off where it is too long; see `Predictor.cut`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from melete.data.batch import Batch
-from melete.data.readers import Row
+from melete.data.readers import Row, file_format, read_rows
 from melete.data.scripts import CJK
+from melete.data.streams import STDIN
 from melete.errors import InputError
 from melete.metrics.tagging import entities, marks_entities
 from melete.nn.crf import LinearChain
-from melete.tasks.base import Answer, Piece, text_of
+from melete.tasks.base import Answer, Piece, read_inputs, text_of
 from melete.tasks.labelled import LabelledPredictor
 
 CRF_FILE = "crf.safetensors"
@@ -60,6 +61,14 @@ class TokenClassification(LabelledPredictor):
         """Read model, tokenizer and perhaps a CRF from a folder; see `Predictor.load`."""
         loaded = super().load(folder, device, **resize)
         return cls(loaded.model, loaded.tokenizer, folder, crf=load_crf(folder, len(loaded.labels), device))
+
+    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
+        """The rows of a file: words, where its rows are lists or its lines are words; else texts."""
+        if source != STDIN and file_format(source) != "text":
+            first = next(read_rows(source), None)
+            if first is not None and not any(isinstance(value, list) for value in first.values.values()):
+                return read_inputs(source, self.columns, named)
+        return super().read(source, named)
 
     def cut(self, row: Row) -> list[Piece]:
         """The sentence, in windows where it is long; see `Predictor.cut`."""

@@ -25,7 +25,7 @@ from melete.data.text_batches import AllTexts, TextBatches
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.evaluation.exams import exam_of
-from melete.evaluation.task_scorecard import score_answers
+from melete.evaluation.task_scorecard import answer_rows, score_answers
 from melete.models import causal_families, family, is_spec, preset, random_model, skeleton
 from melete.models.base import ModelConfig, Network
 from melete.models.checkpoint import load_config, load_network, locate, named_head
@@ -38,7 +38,6 @@ from melete.training.building import check_vocabulary, expected_vocabulary, fiel
 from melete.training.job import About, Card, Job, Sources
 from melete.training.labelled_data import (
     Pieces,
-    answer_rows,
     checked,
     encode,
     fingerprints,
@@ -91,6 +90,10 @@ class FinetuneJob(Job):
         shell = skeleton(name, of_model, self.head())
         self.predictor = self.reader(config, shell, tokenizer, Path())
         self.exam = exam_of(self.task, rows.valid, rows.labels, rows.multi_label)
+        metric, names = config.finetuning.metric, (*self.exam.names, "loss")
+        if metric and metric not in names:
+            where = "finetuning.metric"
+            raise InputError(f"no figure {metric!r}", where=where, expected=f"one of {', '.join(names)}")
         self.train = encode(self.predictor, rows.train, "tokenising")
         self.valid = encode(self.predictor, rows.valid, "tokenising")
         self.tokens = int(self.train.lengths.sum())

@@ -19,7 +19,7 @@ from melete.data.sentences import split_sentences
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.objectives.labelled import LabelledPiece
-from melete.tasks.base import Answer, Piece
+from melete.tasks.base import Piece
 from melete.tasks.labelled import LabelledPredictor
 
 
@@ -158,13 +158,3 @@ def sentence_numbers(piece: Piece, texts: Sequence[str], tokenizer: Tokenizer) -
         numbers[start : start + kept] = next_number + found
         next_number += len(stops) + 1
     return numbers
-
-
-def answer_rows(predictor: LabelledPredictor, rows: Sequence[LabelledRow]) -> list[Answer]:
-    """What a predictor says of rows."""
-    answers: list[Answer] = []
-    with Progress("predicting", "rows", len(rows)) as progress:
-        for answer in predictor.stream(row.inputs for row in rows):
-            answers.append(answer)
-            progress.advance(1)
-    return answers

@@ -1,0 +1,125 @@
+"""`melete finetune`: a model for a task, from labelled rows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from melete.cli._labelled import COLUMNS
+from melete.cli._run import close, json_option
+from melete.cli._table import table
+from melete.console import duration, say
+from melete.errors import InputError
+
+BEGUN = time.monotonic()
+TASKS = ("text-classification", "sentence-similarity", "token-classification", "question-answering")
+
+# flag -> the config key it is a shorthand for
+_FLAGS = {
+    "name": "name",
+    "seed": "seed",
+    "epochs": "finetuning.epochs",
+    "batch_size": "finetuning.batch_size",
+    "minutes": "finetuning.minutes",
+    "metric": "finetuning.metric",
+    "rate": "optimizer.learning_rate",
+    "context": "training.context",
+    "lora": "finetuning.lora.rank",
+    "device": "training.device",
+    "precision": "training.precision",
+    "tokenizer": "tokenizer.source",
+}
+# flags that are true or not there
+_SWITCHES = ("find_rate", "head_only", "crf", "drop_leaks", "strict")
+
+
+@click.command()
+@click.argument("task", type=click.Choice(TASKS))
+@click.option("--model", "-m", required=True, help="Run, folder, Hub id, or FAMILY:PRESET from scratch.")
+@click.option("--data", "-d", required=True, metavar="FILE|FOLDER|NAME", help="Labelled rows to learn from.")
+@click.option("--valid", metavar="FILE|NAME", help="Rows to measure on; default: the set's, or a tenth.")
+@COLUMNS
+@click.option("--epochs", type=float, help="Passes over the rows. [3]")
+@click.option("--batch-size", type=int, help="Texts of an optimiser step. [32]")
+@click.option("--rate", type=float, help="Peak learning rate; default: by the model's width.")
+@click.option("--find-rate", is_flag=True, help="Look for the learning rate first.")
+@click.option("--minutes", type=float, help="Fewer epochs where they would take longer.")
+@click.option("--context", type=int, help="Most tokens of a text. [256]")
+@click.option("--metric", help="The figure that decides which weights are kept.")
+@click.option("--lora", type=int, metavar="RANK", help="Train small matrices beside those of the model.")
+@click.option("--head-only", is_flag=True, help="Train nothing but the last layer.")
+@click.option("--crf", is_flag=True, help="token-classification: decide the tags of a sentence together.")
+@click.option("--seeds", type=int, default=1, help="Train with so many seeds; mean and spread.")
+@click.option("--folds", type=int, default=0, help="Cross-validation: hold out each of so many parts.")
+@click.option("--drop-leaks", is_flag=True, help="Leave validation rows out that stand in train.")
+@click.option("--strict", is_flag=True, help="Stop at anything that is wrong with the rows.")
+@click.option("--tokenizer", metavar="FOLDER", help="From scratch: use this one.")
+@click.option("--name", help="Name of the run folder; default: from model and data.")
+@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--device", help="auto, cpu, cuda, mps.")
+@click.option("--precision", help="auto, float32, bfloat16, float16.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
+@click.option("--no-baseline", is_flag=True, help="Skip the linear model that is scored beside it.")
+@json_option
+def command(
+    task: str, data: str, seeds: int, folds: int, as_json: bool, changes: tuple[str, ...], **options: Any
+) -> None:
+    """Train a model for TASK on labelled rows, and score it beside a linear model of the same rows.
+
+    Rows are csv, tsv, jsonl, parquet, CoNLL or SQuAD files, or a named set; columns are found by themselves. The
+    keys of the section [finetuning] hold the craft: layer-wise rates, freezing, LoRA, R-Drop, augmentation, ...
+
+    \b
+    Examples:
+      melete finetune text-classification --model bert:tiny --data reviews.tsv
+      melete finetune token-classification --model runs/bert --data resume_ner --crf --epochs 5
+      melete finetune text-classification --model runs/bert --data sst2 --seeds 3 --set finetuning.layer_decay=0.9
+    """
+    from melete import config as configs
+
+    asked: dict[str, Any] = {"objective.name": task, "model.source": options["model"], "data.train": [data]}
+    if options["valid"]:
+        asked["data.valid"] = [options["valid"]]
+    asked |= {key: options[flag] for flag, key in _FLAGS.items() if options[flag] is not None}
+    asked |= {f"finetuning.{flag}": True for flag in _SWITCHES if options[flag]}
+    if options["columns"]:
+        asked["finetuning.columns"] = options["columns"]
+    if options["no_baseline"]:
+        asked["evaluation.baseline"] = False
+    recipe = Path(str(files("melete") / "cli" / "recipes" / "finetune.toml"))
+    config = configs.change_by_text(configs.change(configs.load(recipe), asked), changes)
+    if seeds < 1 or folds == 1 or folds < 0:
+        raise InputError(
+            f"--seeds {seeds} --folds {folds}", expected="at least one seed; no fold, or several"
+        )
+    if seeds == 1 and not folds:
+        from melete.training.run import start
+
+        close(start(config, BEGUN), as_json, BEGUN)
+    else:
+        _several(config, seeds, folds, as_json)
+
+
+def _several(config: Any, seeds: int, folds: int, as_json: bool) -> None:
+    """Each seed and fold, one after the other, and what they come to."""
+    from melete.training.repeats import repeat, summary
+
+    repeated = repeat(config, seeds, folds)
+    if repeated.runs:
+        card = summary(repeated.runs)
+        say(table(card.rows))
+        say(card.below)
+        if as_json:
+            import msgspec
+
+            click.echo(msgspec.json.encode(card.figures))
+        say(f"{duration(time.monotonic() - BEGUN)} in all")
+        say(f"next: {card.next}")
+    if repeated.stopped is not None:
+        say(f"saved; go on with: melete resume {repeated.stopped.folder}")
+        sys.exit(128 + (repeated.stopped.signal or 2))
