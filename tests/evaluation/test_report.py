@@ -93,6 +93,26 @@ def test_a_model_whose_name_sounds_like_the_baseline_is_none(run: Path) -> None:
     assert "25.0% fewer bits per byte than 5-gram" in Page(render_report(run)).text
 
 
+def test_figures_beside_the_loss_have_charts_of_their_own(run: Path) -> None:
+    metrics = [
+        {"loss": 3.0, "auc": 0.5, "unigram": 6.8},
+        {"loss": 2.5, "auc": None},
+        {"loss": 2.0, "auc": 0.9},
+    ]
+    evals = [{"event": "eval", "step": 5 * n, "metrics": one} for n, one in enumerate(metrics, 1)]
+    table = [{"name": "electra", "auc": 0.9, "loss": 4.0}, {"name": "token frequencies", "loss": 6.8}]
+    write_events(run, [START, *(step(n) for n in range(16)), *evals, {"event": "result", "table": table}])
+    (run / "config.toml").write_text('[objective]\nname = "replaced-token"\n')
+    page = Page(render_report(run))
+    charts = [tag["data-chart"] for name, tag in page.tags if "data-chart" in tag]
+    assert charts == ["loss", "figure-auc", "lr", "grad_norm", "rate"]  # what never changes is no curve
+    data = curve_data({"eval": evals, "step": [step(n) for n in range(16)]})
+    assert data["figure_step"] == [5, 10, 15]
+    assert data["figure-auc"] == [0.5, None, 0.9]
+    assert "-41.2%" in page.text
+    assert "melete inspect" in page.text and "melete chat" not in page.text
+
+
 def test_without_a_result_the_last_samples_are_the_completions(run: Path) -> None:
     drawn = [{"event": "sample", "step": at, "prompt": "a", "text": f"text {at}"} for at in (10, 20)]
     write_events(run, [START, step(0), *drawn])

@@ -161,7 +161,7 @@ def test_figures_are_logged_beside_the_loss(tmp_path: Path) -> None:
     metrics = events(tmp_path / "m", "eval")[-1]["metrics"]
     assert metrics["loss"] == pytest.approx(metrics["mlm"] + metrics["nsp"])
     assert metrics["unigram"] == pytest.approx(np.log(97))
-    assert 0 <= metrics["accuracy"] <= 1 and 0 <= metrics["nsp_accuracy"] <= 1
+    assert 0 <= metrics["restored"] <= 1 and 0 <= metrics["nsp_accuracy"] <= 1
     trainer(tmp_path / "r", "replaced-token").train()
     metrics = events(tmp_path / "r", "eval")[-1]["metrics"]
     assert metrics["loss"] == pytest.approx(metrics["mlm"] + 50 * metrics["rtd"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -12,14 +13,20 @@ import pytest
 from launcher import Done, Launcher
 from rig import checkpoint, digest, events
 
+SIZES = "hidden_size = 32, num_hidden_layers = 2, num_attention_heads = 2, hidden_dropout = 0.1"
+WORDS = "[tokenizer]\nvocab_size = 100"
+KINDS = {
+    "causal-lm": ("gpt2:nano", SIZES, '[tokenizer]\nkind = "char"'),
+    "masked-lm": ("bert:nano", f"{SIZES}, intermediate_size = 48", f'{WORDS}\n[objective]\npair = "nsp"'),
+    "replaced-token": ("electra:nano", f"{SIZES}, intermediate_size = 48, embedding_size = 24", WORDS),
+}
 RECIPE = """
 [model]
-source = "gpt2:nano"
-config = {{hidden_size = 32, num_hidden_layers = 2, num_attention_heads = 2, hidden_dropout = 0.1}}
-[tokenizer]
-kind = "char"
+source = "{source}"
+config = {{{sizes}}}
+{rest}
 [data]
-train = ["text.txt"]
+train = ["texts.jsonl"]
 [training]
 steps = {steps}
 context = 16
@@ -32,30 +39,34 @@ sample_every = 25
 ema_decay = 0.9
 threads = 1
 precision = "float32"
+packing = "sorted"
 [evaluation]
 baseline = false
 """
 
 
-def write_text(path: Path) -> None:
+def write_texts(path: Path) -> None:
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "dog", "run", "by", "while"]
     draw = random.Random(0)
-    path.write_text("\n\n".join(" ".join(draw.choices(words, k=40)) + "." for _ in range(60)))
+    documents = [" ".join(" ".join(draw.choices(words, k=8)) + "." for _ in range(5)) for _ in range(60)]
+    path.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
-    write_text(folder / "text.txt")
-    (folder / "recipe.toml").write_text(RECIPE.format(steps=40, every=3))
-    (folder / "long.toml").write_text(RECIPE.format(steps=400, every=7))
+    write_texts(folder / "texts.jsonl")
+    for kind, (source, sizes, rest) in KINDS.items():
+        for length, steps, every in (("short", 40, 3), ("long", 400, 7)):
+            text = RECIPE.format(source=source, sizes=sizes, rest=rest, steps=steps, every=every)
+            (folder / f"{length}-{kind}.toml").write_text(text)
     return folder
 
 
 @pytest.fixture(scope="module")
 def whole(launcher: Launcher, folder: Path) -> Path:
     """A run that nobody disturbs."""
-    return undisturbed(launcher, folder, "recipe")
+    return undisturbed(launcher, folder, "short-causal-lm")
 
 
 def undisturbed(launcher: Launcher, folder: Path, recipe: str) -> Path:
@@ -65,7 +76,8 @@ def undisturbed(launcher: Launcher, folder: Path, recipe: str) -> Path:
 
 
 def assert_same_end(run: Path, whole: Path, steps: int) -> None:
-    assert digest(run / "final", "model.safetensors") == digest(whole / "final", "model.safetensors")
+    names = [str(path.relative_to(whole / "final")) for path in sorted(whole.glob("final/**/*.safetensors"))]
+    assert digest(run / "final", *names) == digest(whole / "final", *names)
     assert digest(checkpoint(run, steps)) == digest(checkpoint(whole, steps))
     assert [event["step"] for event in events(run, "step")] == list(range(steps))
     assert [e["metrics"] for e in events(run, "eval")] == [e["metrics"] for e in events(whole, "eval")]
@@ -100,8 +112,11 @@ def kill_and_resume(launcher: Launcher, whole: Path, recipe: str, cycles: int, l
         shutil.rmtree(run)  # it was faster than its killer, or it is over
 
 
-def test_three_kills_change_nothing(launcher: Launcher, whole: Path) -> None:
-    kill_and_resume(launcher, whole, "recipe", 3, longest=1.0)
+@pytest.mark.parametrize("kind", ["causal-lm", "replaced-token"])
+def test_three_kills_change_nothing(launcher: Launcher, folder: Path, whole: Path, kind: str) -> None:
+    recipe = f"short-{kind}"
+    undisturbed_one = whole if kind == "causal-lm" else undisturbed(launcher, folder, recipe)
+    kill_and_resume(launcher, undisturbed_one, recipe, 3, longest=1.0)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +134,7 @@ def test_a_kill_at_a_bad_moment_changes_nothing(
     name = request.node.callspec.id
     run = whole.with_name(name)
     folder = run.parent.parent
-    launcher.start(folder, "train", "recipe.toml", f"name={name}")
+    launcher.start(folder, "train", "short-causal-lm.toml", f"name={name}")
     launcher.wait_for(f"runs/{name}/{pattern}", text)
     launcher.kill()
     assert launcher.wait().code in (-9, 0)
@@ -129,5 +144,7 @@ def test_a_kill_at_a_bad_moment_changes_nothing(
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(launcher: Launcher, folder: Path) -> None:
-    kill_and_resume(launcher, undisturbed(launcher, folder, "long"), "long", 20, longest=1.5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_kills_change_nothing(launcher: Launcher, folder: Path, kind: str) -> None:
+    recipe = f"long-{kind}"
+    kill_and_resume(launcher, undisturbed(launcher, folder, recipe), recipe, 20, longest=1.5)

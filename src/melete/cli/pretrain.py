@@ -1,8 +1,9 @@
-"""`melete pretrain`: a model from scratch on a person's own text."""
+"""`melete pretrain`: a model from scratch on a person's own text, or one that is trained on."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ BEGUN = time.monotonic()
 
 
 @click.command()
-@click.argument("family")
+@click.argument("family", metavar="FAMILY|MODEL")
 @click.option(
     "--data",
     "-d",
@@ -29,7 +30,12 @@ BEGUN = time.monotonic()
 @click.option(
     "--preset", help="Size, e.g. nano, tiny, mini, small; default: chosen from --minutes, else mini."
 )
-@click.option("--minutes", type=float, help="Time budget: model size, steps and schedule are chosen from it.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Time budget: model size, steps and schedule are chosen from it.",
+)
+@click.option("--text-column", help="Column of csv, tsv, jsonl or parquet that holds the text.")
 @click.option("--tokenizer", metavar="FOLDER", help="Use this tokenizer; default: one trained on the text.")
 @run_options
 def command(
@@ -39,10 +45,15 @@ def command(
     preset: str | None,
     minutes: float | None,
     tokenizer: str | None,
+    text_column: str | None,
     changes: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Train a model of FAMILY (gpt2, qwen3) from scratch on your text.
+    """Train a model of FAMILY from scratch on your text, or train MODEL on.
+
+    gpt2 and qwen3 learn to continue text. bert and modernbert learn to restore hidden words
+    (--set objective.pair=nsp: and to tell pairs of sentences), electra to tell replaced words. MODEL is a run, a
+    Hugging Face folder or a Hub id; it keeps its size and its tokenizer.
 
     Any key of the run's config can be changed with --set; `--dry-run` shows them all.
 
@@ -50,22 +61,41 @@ def command(
     Examples:
       melete pretrain qwen3 --data my.txt --minutes 10
       melete pretrain gpt2 --preset tiny --data wikitext-2 --set training.steps=2000
+      melete pretrain electra --data my.txt --minutes 30
+      melete pretrain google/bert_uncased_L-4_H-256_A-4 --data my.txt --steps 500
     """
     from melete import config as configs
-    from melete.models import presets
 
-    if preset is not None and preset not in presets(family):
-        raise InputError(
-            f"{family} has no preset {preset!r}", expected=f"one of {', '.join(presets(family))}"
-        )
-    source = f"{family}:{preset}" if preset else (family if minutes else f"{family}:mini")
-    presets(family)  # an unknown family is refused before anything is read
     tree: dict[str, Any] = {
-        "model.source": source,
+        **_source(family, preset, minutes),
         "data.train": list(data),
         "data.valid": list(valid),
+        "data.text_column": text_column or "",
         "tokenizer.source": tokenizer or "",
         "training.minutes": minutes or 0.0,
     }
     config = configs.change(configs.RunConfig(), tree)
     finish(config, changes, begun=BEGUN, **options)
+
+
+# Encoders read short texts first, as BERT and ELECTRA did; what is trained on must not forget what it knows.
+_ENCODER_CONTEXT = 128
+_TRAINED_ON = {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-4, "schedule.name": "linear"}
+
+
+def _source(model: str, preset: str | None, minutes: float | None) -> dict[str, Any]:
+    """The keys that follow from FAMILY or MODEL; what cannot be is refused before anything is read."""
+    from melete.models import causal_families, is_spec, presets
+    from melete.models.checkpoint import locate, named_head
+
+    if not is_spec(model) and (Path(model).exists() or "/" in model):
+        if preset is not None:
+            raise InputError("a model that is trained on keeps its size", where="--preset", do="leave it out")
+        tree, family = {"model.source": model, **_TRAINED_ON}, named_head(locate(model))[0]
+    else:
+        known = presets(model)
+        if preset is not None and preset not in known:
+            raise InputError(f"{model} has no preset {preset!r}", expected=f"one of {', '.join(known)}")
+        source = f"{model}:{preset}" if preset else (model if minutes else f"{model}:mini")
+        tree, family = {"model.source": source}, model
+    return tree if family in causal_families() else {**tree, "training.context": _ENCODER_CONTEXT}

@@ -37,11 +37,11 @@ def masked_table(
     name: str, figures: dict[str, float], pair: str
 ) -> tuple[list[dict[str, Any]], list[list[str]]]:
     """A row for the model and one for token frequencies: for JSON, and for a terminal."""
-    model = {"name": name, "loss": figures["mlm"], "accuracy": figures["accuracy"]}
-    guess = {"name": BASELINE, "loss": figures["unigram"], "accuracy": figures["unigram_accuracy"]}
+    model = {"name": name, "loss": figures["mlm"], "restored": figures["restored"]}
+    guess = {"name": BASELINE, "loss": figures["unigram"], "restored": figures["unigram_restored"]}
     rows = [
         ["held-out text", "nats/hidden token", "restored"],
-        *([row["name"], f"{row['loss']:.4f}", f"{row['accuracy']:.1%}"] for row in (model, guess)),
+        *([row["name"], f"{row['loss']:.4f}", f"{row['restored']:.1%}"] for row in (model, guess)),
     ]
     if pair:
         model[f"{pair}_accuracy"] = figures[f"{pair}_accuracy"]

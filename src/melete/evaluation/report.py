@@ -64,7 +64,7 @@ def render_report(run: Path, lang: str = "auto") -> str:
         section("choices", sections.choice_table(config)),
         section("skips", sections.skip_table(events)),
         section("notes", sections.note_list(events.get("note", []))),
-        section("next", sections.next_commands(summary.path, summary.state)),
+        section("next", sections.next_commands(summary.path, summary.state, config)),
         section("details", sections.detail_blocks(config, read_environment(run))),
     ]
     return render("report", lang, summary.name, "\n".join(body), curve_data(events))
@@ -88,7 +88,17 @@ def curve_data(events: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     points = [(step, loss) for step, loss in valid if step is not None and loss is not None]
     thin["valid_step"] = [step for step, _ in points]
     thin["valid"] = [float(f"{loss:.6g}") for _, loss in points]
-    return thin
+    return {**thin, **figure_curves(events)}
+
+
+def figure_curves(events: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The points of each figure that evaluations tell beside the loss: `figure-NAME` and the steps in `figure_step`."""
+    evaluations = [event for event in events.get("eval", []) if number(event.get("step")) is not None]
+    curves: dict[str, Any] = {
+        f"figure-{name}": [number((event.get("metrics") or {}).get(name)) for event in evaluations]
+        for name in sections.figure_names(events)
+    }
+    return {"figure_step": [event["step"] for event in evaluations], **curves} if curves else {}
 
 
 def smooth(values: list[float | None], span: float) -> list[float | None]:

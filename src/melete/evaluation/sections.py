@@ -18,6 +18,7 @@ Event = dict[str, Any]
 MOST_SAMPLES = 12
 MOST_LINES = 100
 LOWER_IS_BETTER = ("bits_per_byte", "word_perplexity", "perplexity", "loss")
+HIGHER_IS_BETTER = ("restored", "auc", "auc_generator", "nsp_accuracy", "sop_accuracy")
 # What all rows of the result table share, said once below it; and what stands in another cell.
 SHARED = ("tokens", "words", "bytes", "context", "stride")
 FOLDED = ("name", "bits_per_byte_interval", "seconds")
@@ -57,8 +58,8 @@ def _duration_zh(seconds: float) -> str:
 
 
 def _baseline(table: list[Event]) -> dict[str, Any] | None:
-    """The row that the others are held against: the n-gram's, in a table of more than one."""
-    grams = [row for row in table if re.fullmatch(r"\d+-gram", str(row.get("name", "")))]
+    """The row that the others are held against: that of counted tokens, in a table of more than one."""
+    grams = [row for row in table if re.fullmatch(r"\d+-gram|token frequencies", str(row.get("name", "")))]
     return grams[0] if grams and len(table) > 1 else None
 
 
@@ -73,7 +74,7 @@ def _headline(table: list[Event]) -> str:
     words = t(
         "better" if change <= 0 else "worse", percent=f"{abs(change):.1%}", baseline=str(baseline["name"])
     )
-    return f'<p class="headline">{words}</p>'
+    return f'<p class="headline{" bad" if change > 0 else ""}">{words}</p>'
 
 
 def result_table(table: list[Event]) -> str:
@@ -86,15 +87,15 @@ def result_table(table: list[Event]) -> str:
         *(key for key in named if key not in LOWER_IS_BETTER),
     ]
     baseline = _baseline(table)
-    head = "".join(
-        f"<th>{t(key) if key in WORDS else esc(key.replace('_', ' '))}</th>" for key in ["name", *columns]
-    )
+    head = "".join(f"<th>{_word(key)}</th>" for key in ["name", *columns])
     rows = []
     for row in table:
         cells = "".join(_cell(row, key, baseline, table) for key in columns)
         kind = ' class="baseline"' if row is baseline else ""
         rows.append(f"<tr{kind}><th>{esc(str(row.get('name', '')))}</th>{cells}</tr>")
     says = t("lower", baseline=str(baseline["name"])) if baseline else t("lower_alone")
+    if any(key in named for key in HIGHER_IS_BETTER):
+        says += " " + t("higher")
     on = [
         f"{t(key)} {_figure(value)}" if key in ("context", "stride") else f"{_figure(value)} {t(key)}"
         for key in SHARED
@@ -140,9 +141,12 @@ def curve_boxes(events: dict[str, list[Event]]) -> str:
     keys = "".join(
         f'<span class="key {name}">{t(name)}</span>' for name in ("train_smooth", "train_raw", "validation")
     )
+    charts = [(name, name) for name in ("lr", "grad_norm", "rate")]
+    charts = [*((name, f"figure-{name}") for name in figure_names(events)), *charts]
     small = "".join(
-        f'<figure><figcaption>{t(name)}</figcaption><div class="chart" data-chart="{name}"></div></figure>'
-        for name in ("lr", "grad_norm", "rate")
+        f"<figure><figcaption>{_word(name)}</figcaption>"
+        f'<div class="chart" data-chart="{esc(chart)}"></div></figure>'
+        for name, chart in charts
     )
     return (
         f'<noscript><p class="small">{t("noscript")}</p></noscript>'
@@ -150,6 +154,21 @@ def curve_boxes(events: dict[str, list[Event]]) -> str:
         f'<label><input type="checkbox" id="log"> {t("log")}</label></figcaption>'
         f'<div class="chart tall" data-chart="loss"></div></figure><div class="three">{small}</div>'
     )
+
+
+def figure_names(events: dict[str, list[Event]]) -> list[str]:
+    """The figures that evaluations tell beside the loss, but for those that are the same each time."""
+    found: dict[str, set[Any]] = {}
+    for event in events.get("eval", []):
+        for name, value in (event.get("metrics") or {}).items():
+            if isinstance(name, str) and name != "loss":
+                found.setdefault(name, set()).add(number(value))
+    return [name for name, values in found.items() if len(values - {None}) > 1]
+
+
+def _word(key: str) -> str:
+    """A name of a figure in both languages, or as it is."""
+    return t(key) if key in WORDS else esc(key.replace("_", " "))
 
 
 def quotation(sample: dict[str, Any], step: str = "") -> str:
@@ -238,13 +257,24 @@ def note_list(notes: list[Event]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def next_commands(path: str, state: str) -> str:
+def next_commands(path: str, state: str, config: dict[str, Any]) -> str:
     """Commands that make sense now, each with a button that copies it."""
     run = shlex.quote(path)
+    uses = {
+        "causal-lm": [
+            ("next_chat", f"melete chat {run}"),
+            ("next_generate", f'melete generate {run} --prompt "..."'),
+            ("next_evaluate", f"melete evaluate {run} --data my-text.txt"),
+        ],
+        "masked-lm": [
+            ("next_fill", f'melete predict {run} --text "... [MASK] ..."'),
+            ("next_inspect", f'melete inspect {run} --text "..."'),
+        ],
+        "replaced-token": [("next_inspect", f'melete inspect {run} --text "..."')],
+    }
+    objective = str(config.get("objective", {}).get("name") or "causal-lm")
     commands = [
-        ("next_chat", f"melete chat {run}"),
-        ("next_generate", f'melete generate {run} --prompt "..."'),
-        ("next_evaluate", f"melete evaluate {run} --data my-text.txt"),
+        *uses.get(objective, []),
         ("next_own", "melete pretrain qwen3 --data my-text.txt --minutes 10"),
         ("next_compare", "melete runs"),
     ]

@@ -14,6 +14,7 @@ from melete.errors import InputError
 from melete.models.base import Count, Encoder, EncoderConfig, Head, Share, label_output, span_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
+from melete.nn.embedding import Embedding
 from melete.nn.linear import Linear
 from melete.nn.pooling import first_tokens
 from melete.nn.positions import resized_positions
@@ -40,9 +41,9 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word = Embedding(config.vocab_size, config.hidden_size)
+        self.position = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 

@@ -14,6 +14,7 @@ from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, labe
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
+from melete.nn.embedding import Embedding
 from melete.nn.linear import Linear
 from melete.nn.positions import resized_positions
 
@@ -114,8 +115,8 @@ class Model(Decoder):
     def __init__(self, config: Config, task: str = "text-generation") -> None:
         super().__init__()
         self.config, self.task = config, task
-        self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

@@ -13,6 +13,7 @@ from melete.data.batch import Batch
 from melete.models.base import Count, Encoder, EncoderConfig, Head, Output, Share, label_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
+from melete.nn.embedding import Embedding
 from melete.nn.linear import Linear
 from melete.nn.pooling import first_tokens, mean_tokens
 from melete.nn.positions import RopeParameters, Rotary, rotate, stretched
@@ -183,7 +184,7 @@ class Model(Encoder):
         self.pooling = config.classifier_pooling
         size, ropes = config.hidden_size // config.num_attention_heads, config.rope_parameters
         self.rotary = {kind: Rotary(size, getattr(ropes, kind)) for kind in dict.fromkeys(self.kinds)}
-        self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.embedding_norm = _norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))

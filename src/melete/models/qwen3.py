@@ -16,6 +16,7 @@ from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, labe
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
+from melete.nn.embedding import Embedding
 from melete.nn.linear import Linear
 from melete.nn.norms import RMSNorm
 from melete.nn.positions import RopeParameters, Rotary, rotate, stretched
@@ -151,7 +152,7 @@ class Model(Decoder):
         super().__init__()
         self.config, self.task = config, task
         self.rotary = Rotary(config.head_dim, config.rope_parameters)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -105,9 +105,9 @@ class MaskedLM(Objective):
         seen = self._seen.take()
         figures = {
             "mlm": seen.mean("mlm", "tokens"),
-            "accuracy": seen.mean("restored", "tokens"),
+            "restored": seen.mean("restored", "tokens"),
             "unigram": seen.mean("unigram", "tokens"),
-            "unigram_accuracy": seen.mean("commonest", "tokens"),
+            "unigram_restored": seen.mean("commonest", "tokens"),
         }
         if self.pair:
             figures |= {

@@ -67,6 +67,13 @@ class EncoderJob(Job):
     def check(cls, config: RunConfig) -> None:
         """See `Job.check`."""
         check_model(config)
+        section = config.tokenizer
+        if is_spec(config.model.source) and not section.source and section.kind != cls.tokenizer_kind:
+            raise InputError(
+                f"a {section.kind} tokenizer has no [MASK]",
+                where="tokenizer.kind",
+                expected=cls.tokenizer_kind,
+            )
         least = 8 if config.objective.pair else 4
         if config.training.context < least:
             raise InputError(
@@ -381,7 +388,7 @@ class ReplacedJob(EncoderJob):
 
     def next(self, run: Path) -> str:
         """See `EncoderJob.next`."""
-        return f"melete pretrain {run} --data more.txt"
+        return f"melete inspect {run} --text 'The cat sat on the mat.'"
 
     def describe(self, config: RunConfig) -> About:
         """See `Job.describe`."""
