@@ -528,9 +528,43 @@ def test_ctrl_c_before_training_is_one_line(finished: Path, launcher: Launcher) 
 # -- a time budget --
 
 
+def test_a_dry_run_under_a_time_budget_makes_every_choice(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("melete.cli.pretrain.BEGUN", time.monotonic())
+    arguments = ["--minutes", "1", "--context", "32", "--set", "tokenizer.kind=char", "--dry-run"]
+    assert melete("pretrain", "gpt2", "--preset", "nano", "-d", "text.txt", *arguments) == 0
+    err = capsys.readouterr().err
+    assert "[choices]" in err
+    assert '"training.steps" = "' in err
+    assert not Path("runs").exists()
+
+
+def test_a_time_budget_of_nothing_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "pretrain", "gpt2", "-d", "text.txt", "--minutes", "0")
+    assert "--minutes" in line
+
+
+def test_a_run_without_a_whole_checkpoint_says_that_it_begins_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert melete("train", "recipe.toml", "name=r") == 0
+    for gone in ("final", "checkpoints"):
+        shutil.rmtree(folder / "runs" / "r" / gone)
+    (folder / "runs" / "r" / "checkpoints").mkdir()
+    capsys.readouterr()
+    assert melete("resume", "r") == 0
+    assert (
+        "no whole checkpoint is there: this run begins again from its first step" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.slow
-def test_minutes_choose_and_end_in_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_minutes_choose_and_end_in_time(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = time.monotonic()
+    monkeypatch.setattr("melete.cli.pretrain.BEGUN", begun)  # this process has done other things before
     arguments = ["--minutes", "0.3", "--context", "32", "--set", "tokenizer.kind=char", "--set", "name=r"]
     assert melete("pretrain", "gpt2", "-d", "text.txt", *arguments, "--no-baseline") == 0
     seconds = time.monotonic() - begun

@@ -13,7 +13,14 @@ from click.testing import CliRunner
 
 from melete.cli import melete
 from melete.errors import InputError
-from melete.evaluation.runs import SILENCE_SECONDS, differing_keys, find_runs, read_config, summarise
+from melete.evaluation.runs import (
+    SILENCE_SECONDS,
+    differing_keys,
+    find_runs,
+    read_config,
+    run_folder,
+    summarise,
+)
 
 START = {"event": "start", "family": "gpt2", "parameters": 9000, "steps": 4}
 STEP = {"event": "step", "step": 1, "loss": 3.5, "tokens": 64, "elapsed": 8.0}
@@ -100,3 +107,12 @@ def test_command_lists_and_compares(tmp_path: Path) -> None:
 def test_no_runs_yet_says_how_to_begin(tmp_path: Path) -> None:
     listed = CliRunner().invoke(melete, ["runs", "--folder", str(tmp_path)])
     assert "melete demo" in listed.stderr
+
+
+def test_a_run_is_known_by_its_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    assert run_folder("one") == Path("runs/one")
+    (tmp_path / "one").mkdir()
+    assert run_folder("one") == Path("one")
+    assert run_folder("two") == Path("two")

@@ -56,6 +56,15 @@ def test_beyond_the_context_the_newest_half_goes_on(model):
     assert answers == [continued(model, prompt, 3 * CONTEXT) for prompt in PROMPTS]
 
 
+def test_an_end_token_ends_no_answer_before_its_time(model):
+    first = generate(model, PROMPTS, greedy(max_new_tokens=1))[0][0]
+    settings = greedy(max_new_tokens=6, min_new_tokens=3, eos_ids=(first,))
+    assert first in generate(model, PROMPTS[:1], greedy(max_new_tokens=6, eos_ids=(first,)))[0][:1]
+    for answer in generate(model, PROMPTS, settings):
+        assert len(answer) >= 3
+        assert first not in answer[:3]
+
+
 def test_a_prompt_that_fills_the_context_goes_on(model):
     prompt = list(range(CONTEXT))
     assert generate(model, [prompt], greedy()) == [continued(model, prompt, 12)]

@@ -14,6 +14,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # flag, type, what it does; the rest of the flag is the setting's name
 _SETTINGS: list[tuple[str, type, str]] = [
     ("--max-new-tokens", int, "Most tokens to add."),
+    ("--min-new-tokens", int, "The text does not end before this many."),
     ("--temperature", float, "Below 1 safer, above 1 wilder; 0 always takes the likeliest token. [0.8]"),
     ("--top-k", int, "Choose among the k likeliest tokens."),
     ("--top-p", float, "Choose among the likeliest tokens that make up this probability."),

@@ -81,9 +81,9 @@ def finish(
         asked["evaluation.baseline"] = False
     config = configs.change_by_text(configs.change(config, asked), changes)
     if dry_run:
-        from melete.training.budget import preview
+        from melete.training.run import rehearse
 
-        figures = preview(config)
+        config, figures = rehearse(config, begun)
         if as_json:
             print(json.dumps(figures))
         else:

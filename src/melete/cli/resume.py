@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import click
 
@@ -22,6 +21,7 @@ def command(run: str, as_json: bool) -> None:
     Example:
       melete resume runs/qwen3-mini-my
     """
+    from melete.evaluation.runs import run_folder
     from melete.training.run import resume
 
-    close(resume(Path(run)), as_json, BEGUN)
+    close(resume(run_folder(run)), as_json, BEGUN)

@@ -123,7 +123,12 @@ def read_documents(
             if found == before:
                 empty.append(name)
         if not found:
-            raise InputError("holds no text", where=display_name(source), expected="at least one document")
+            raise InputError(
+                "holds no text",
+                where=display_name(source),
+                expected="at least one document",
+                do="pipe the text in, the same as before where a run goes on" if source == STDIN else "",
+            )
         if empty:
             note(f"{source}: {len(empty)} files without text skipped, the first is {empty[0]}")
 

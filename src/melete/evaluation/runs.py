@@ -48,6 +48,12 @@ class RunSummary:
         return asdict(self)
 
 
+def run_folder(name: str) -> Path:
+    """The folder that a person means: a path, or else the name of a run in `runs/`."""
+    path, inside = Path(name), Path("runs", name)
+    return inside if not path.exists() and inside.is_dir() else path
+
+
 def events_path(run: Path) -> Path:
     """`events.jsonl` of a run folder.
 

@@ -82,7 +82,8 @@ def _rows(table: list[dict[str, Any]]) -> list[list[str]]:
     rows[0] += ["perplexity per word"] * words + ["beside the 5-gram"] * (baseline is not None)
     for row in table:
         cells = [row["name"], f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}"]
-        cells += [f"{row['word_perplexity']:,.2f}"] if words else []
+        per_word = row.get("word_perplexity", 0.0)
+        cells += [f"{per_word:,.2f}" if per_word < 1e6 else f"{per_word:.2e}"] if words else []
         if baseline is not None:
             cells.append("" if row["name"] == "5-gram" else f"{row['bits_per_byte'] / baseline - 1:+.1%}")
         rows.append(cells)

@@ -7,6 +7,7 @@ that is all a beam needs, and a chooser that accepts several tokens at once only
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -64,6 +65,7 @@ class _Row:
     ids: list[int]  # what the model sees: the newest part of prompt and answer
     left: int  # tokens it may still add
     text: TextStream | None
+    added: int = 0
     finished: bool = False
 
 
@@ -130,12 +132,16 @@ class Decoding:
         finally:
             if was_training:
                 self._model.train(True)
+        early = [i for i, row in enumerate(self._rows) if row.added < self._settings.min_new_tokens]
+        if early and self._settings.eos_ids:
+            logits[torch.tensor(early)[:, None], torch.tensor(self._settings.eos_ids)] = -math.inf
         tokens = self._sampler(logits).tolist()
         return [self._extend(row, token) for row, token in zip(self._rows, tokens, strict=True)]
 
     def _extend(self, row: _Row, token: int) -> Piece:
         row.ids.append(token)
         row.left -= 1
+        row.added += 1
         row.finished = row.left == 0 or token in self._settings.eos_ids
         text = ""
         if row.text is not None:
@@ -247,9 +253,11 @@ def generate(
 
 
 def complete(model: CausalModel, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """A short answer to each prompt, as a run shows them: temperature 0.8, top-p 0.95, up to 96 tokens."""
+    """A short answer to each prompt, as a run shows them: temperature 0.8, top-p 0.95, 8 to 96 tokens."""
     eos_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-    settings = GenerationSettings(max_new_tokens=96, top_p=0.95, eos_ids=eos_ids, truncate=True)
+    settings = GenerationSettings(
+        max_new_tokens=96, min_new_tokens=8, top_p=0.95, eos_ids=eos_ids, truncate=True
+    )
     return generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], settings)
 
 

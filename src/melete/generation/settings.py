@@ -64,6 +64,7 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
 
     Attributes:
         max_new_tokens: most tokens to add to a prompt.
+        min_new_tokens: `eos_ids` do not end an answer before this many.
         top_k: keep the k likeliest tokens; 0 is off.
         top_p: keep the fewest likeliest tokens whose probabilities add up to this; 1 is off.
         min_p: keep tokens at least this probable relative to the likeliest; 0 is off.
@@ -78,6 +79,7 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
     """
 
     max_new_tokens: int = 128
+    min_new_tokens: int = 0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
@@ -101,6 +103,7 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
             (0 < self.repetition_penalty < math.inf, "repetition_penalty", "above 0; 1 is off"),
             (math.isfinite(self.frequency_penalty), "frequency_penalty", "a finite number; 0 is off"),
             (math.isfinite(self.presence_penalty), "presence_penalty", "a finite number; 0 is off"),
+            (self.min_new_tokens >= 0, "min_new_tokens", "0 or more"),
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more"),
             (all(self.stop), "stop", "texts of at least one character"),
         ]

@@ -274,7 +274,7 @@ def _settle(
 
 
 def preview(config: RunConfig) -> dict[str, Any]:
-    """What a run would be, without reading its data: sizes, arithmetic, memory and measured time.
+    """What a run of a settled config would be, without reading its data: sizes, arithmetic, memory and measured time.
 
     Memory counts weights, their float32 masters, gradients, two optimiser moments and the activations of one
     micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1).
@@ -299,5 +299,5 @@ def preview(config: RunConfig) -> dict[str, Any]:
         "flops": 6.0 * parameters * t.steps * t.batch_tokens,
         "memory_gib": round((18 * parameters + activations) / 2**30, 2),
         "tokens_per_second": round(rate),
-        "seconds": round(t.steps * t.batch_tokens / rate, 1) if not t.minutes else 60 * t.minutes,
+        "seconds": round(t.steps * t.batch_tokens / rate, 1),
     }

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from melete.console import duration, say
@@ -88,7 +90,9 @@ class TerminalProgress:
         self._interval = 0.1 if self._terminal else interval
         self._last = -1e9
         self._drawn = False
-        self._loss: float | None = None
+        # Of the latest steps: one loss alone jumps about, and the first ones are soon history.
+        self._losses: deque[float] = deque(maxlen=10)
+        self._seconds: deque[float] = deque(maxlen=50)
 
     def __call__(self, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -101,8 +105,8 @@ class TerminalProgress:
                 )
                 self._line(f"step {event['step']:,}: validation {figures}")
             case "sample":
-                text = " ".join(event["text"].split())
-                self._line(f"step {event['step']:,}: sample: {text[:160]}")
+                begins, goes_on = (" ".join(event[part].split()) for part in ("prompt", "text"))
+                self._line(f"step {event['step']:,}: sample: {begins} | {goes_on[:160]}".replace(":  |", ":"))
             case "skip":
                 self._line(f"step {event['step']:,}: left out, {event['reason']}")
             case "rollback":
@@ -111,15 +115,16 @@ class TerminalProgress:
                 self._line(event["text"])
 
     def _step(self, event: dict[str, Any]) -> None:
-        if (loss := event["loss"]) is not None:
-            self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        if event["loss"] is not None:
+            self._losses.append(event["loss"])
+        self._seconds.append(event["seconds"])
         done = event["step"] + 1
         if event["elapsed"] - self._last < self._interval and done != self.steps:
             return
         self._last = event["elapsed"]
-        left = (self.steps - done) * event["seconds"]
+        left = (self.steps - done) * fmean(self._seconds)
         line = (
-            f"step {done:,}/{self.steps:,}  loss {math.nan if self._loss is None else self._loss:.3f}  "
+            f"step {done:,}/{self.steps:,}  loss {fmean(self._losses or [math.nan]):.3f}  "
             f"lr {event['lr']:.2e}  "
             f"{event['tokens_per_second']:,.0f} tokens/s"
         )

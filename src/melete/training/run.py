@@ -26,7 +26,7 @@ from melete.errors import InputError, StorageError
 from melete.machine import keep_freed_memory
 from melete.objectives.base import Objective
 from melete.training import state as checkpoints
-from melete.training.budget import choose
+from melete.training.budget import choose, preview
 from melete.training.job import Card, Job, job_of, named
 from melete.training.log import EventLog, TerminalProgress, read_events
 from melete.training.precision import choose_device, choose_precision
@@ -64,10 +64,32 @@ def start(config: RunConfig, begun: float | None = None, *, called: str = "") ->
     Raises:
         InputError: the run folder exists, or something in the config or the data is wrong.
     """
+    folder = _run_folder(config, called)
+    config, job, objective = _chosen(config, begun)
+    job.sources(config)  # what can only fail later is refused before there is a run folder
+    folder = _write_run_folder(folder, config, job)
+    say(f"run: {folder}  seed: {config.seed}")
+    for key, reason in config.choices.items():
+        say(f"  {key}: {reason}")
+    say(f"the same without choosing again: {configs.equivalent_command(config)}")
+    with _locked(folder), _saying_how_to_go_on(folder):
+        return _train(config, folder, job, objective, None)
+
+
+def rehearse(config: RunConfig, begun: float | None = None) -> tuple[RunConfig, dict[str, Any]]:
+    """What `start` would run: the config, and its size, arithmetic, memory and time.
+
+    Under a time budget the data is read, and kept for the run: only then is every choice made.
+    """
+    if config.training.minutes:
+        config, _, _ = _chosen(config, begun)
+    return config, preview(config)
+
+
+def _chosen(config: RunConfig, begun: float | None) -> tuple[RunConfig, Job, Objective]:
     begun = time.monotonic() if begun is None else begun
     _refuse_several_processes()
     keep_freed_memory()
-    folder = _run_folder(config, called)
     config = _choose_machine(named(config))
     _use(config)
     kind = job_of(config)
@@ -75,15 +97,7 @@ def start(config: RunConfig, begun: float | None = None, *, called: str = "") ->
     job = kind.prepare(config)
     config = job.settle(config)
     config, objective = choose(config, job, job.build(config), begun)
-    config = job.tune(config, objective)
-    job.sources(config)  # what can only fail later is refused before there is a run folder
-    folder = _write_run_folder(folder, config, job)
-    say(f"run: {folder}  seed: {config.seed}")
-    for key, reason in config.choices.items():
-        say(f"  {key}: {reason}")
-    say(f"the same without choosing again: {configs.equivalent_command(config)}")
-    with _locked(folder):
-        return _train(config, folder, job, objective, None)
+    return job.tune(config, objective), job, objective
 
 
 def resume(folder: Path) -> Finished:
@@ -107,7 +121,7 @@ def resume(folder: Path) -> Finished:
     keep_freed_memory()
     config = configs.load(path)
     _use(config)
-    with _locked(folder):
+    with _locked(folder), _saying_how_to_go_on(folder):
         began_with = _data_of(folder)
         job = job_of(config).prepare(config, Tokenizer.load(folder / "tokenizer"))
         if began_with != job.fingerprints():
@@ -117,6 +131,8 @@ def resume(folder: Path) -> Finished:
         if finished:  # stopped while it was scored
             return Finished(folder, "done", job)
         checkpoint = checkpoints.newest(folder / "checkpoints", say)
+        if checkpoint is None:
+            say("no whole checkpoint is there: this run begins again from its first step")
         objective = job.reopen(config, checkpoint) if checkpoint else job.build(config)
         return _train(config, folder, job, objective, checkpoint)
 
@@ -127,9 +143,10 @@ def score(finished: Finished) -> Card:
 
     keep_freed_memory()
     folder = finished.folder
-    card = finished.job.score(configs.load(folder / "config.toml"), folder / "final")
-    EventLog(folder / "events.jsonl").write("result", **card.figures)
-    write_report(folder)
+    with _saying_how_to_go_on(folder):
+        card = finished.job.score(configs.load(folder / "config.toml"), folder / "final")
+        EventLog(folder / "events.jsonl").write("result", **card.figures)
+        write_report(folder)
     return card
 
 
@@ -381,6 +398,16 @@ def _data_of(folder: Path) -> dict[str, str]:
             where=str(path),
             do="start a new run",
         ) from None
+
+
+@contextmanager
+def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """A person who cannot wait for a step or a score to end learns how to go on from what is saved."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"go on with: melete resume {folder}")
+        raise
 
 
 @contextmanager
