@@ -28,9 +28,11 @@ OBJECTIVES = (
     "replaced-token",
     "text-classification",
     "sentence-similarity",
+    "sentence-embedding",
     "token-classification",
     "question-answering",
 )
+PAIRINGS, POOLINGS = ("cosine", "contrastive"), ("", "mean", "first", "last")
 PACKINGS = ("auto", "sorted", "packed")
 OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
 SCHEDULES = ("constant", "linear", "linear-overlap", "cosine", "wsd", "inverse-sqrt", "piecewise")
@@ -160,6 +162,9 @@ class FinetuningSection(_Section, frozen=True):
     adversarial: float = 0.0  # length of a step of the embeddings against the loss, for a second pass
     augmentation: AugmentationSection = AugmentationSection()
     lora: LoraSection = LoraSection()
+    pairs: str = "cosine"  # sentence-embedding: cosine (as near as scored), contrastive (among all of a step)
+    temperature: float = 0.05  # of a contrastive loss
+    pooling: str = ""  # sentence-embedding: mean, first, last; empty = mean
     crf: bool = False  # token-classification: tags are decided together
     overlap: float = 0.25  # share of a window of a long text that stands in the next one too
     folds: int = 0  # validation is the part `fold` of so many, whatever the set says; 0 = off
@@ -399,6 +404,14 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         tuning.class_weights,
         tuning.class_weights in weights,
         "balanced, or nothing",
+    )
+    yield "finetuning.pairs", tuning.pairs, tuning.pairs in PAIRINGS, f"one of {', '.join(PAIRINGS)}"
+    yield "finetuning.temperature", tuning.temperature, tuning.temperature > 0, "more than 0"
+    yield (
+        "finetuning.pooling",
+        tuning.pooling,
+        tuning.pooling in POOLINGS,
+        f"one of {', '.join(POOLINGS[1:])}",
     )
     yield "finetuning.folds", tuning.folds, tuning.folds != 1, "0 (off), or 2 and more"
     yield "finetuning.fold", tuning.fold, tuning.fold < max(tuning.folds, 1), "less than finetuning.folds"

@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "generate": "Continue a prompt.",
     "predict": "What a model says of texts: fill in masks.",
     "inspect": "A page about what a model makes of one text, with its attention maps.",
+    "embed": "Texts as vectors, and how near they are to each other.",
     "chat": "Keep a prompt open and talk to a model.",
     "evaluate": "Perplexity and bits per byte of a model on a text.",
     "export": "Write a model for another program: Hugging Face, llama.cpp (GGUF), ONNX.",

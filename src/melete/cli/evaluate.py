@@ -68,9 +68,9 @@ def command(
     from melete.evaluation.evaluate import check_window, compare, default_context, evaluate_corpus
     from melete.evaluation.texts import choose_text
     from melete.models.checkpoint import locate
-    from melete.tasks import task_of
+    from melete.tasks import FEATURES, task_of
 
-    if task_of(locate(model)) in LABELLED_TASKS:
+    if task_of(locate(model)) in (*LABELLED_TASKS, FEATURES):
         evaluate_task(model, data, as_json, options)
         return
     chosen = ("text_column", "valid_fraction", "seed")

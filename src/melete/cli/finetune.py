@@ -53,6 +53,9 @@ _SWITCHES = ("find_rate", "head_only", "crf", "drop_leaks", "strict")
 @click.option("--metric", help="The figure that decides which weights are kept.")
 @click.option("--lora", type=int, metavar="RANK", help="Train small matrices beside those of the model.")
 @click.option("--head-only", is_flag=True, help="Train nothing but the last layer.")
+@click.option(
+    "--bi-encoder", is_flag=True, help="sentence-similarity: read each text by itself; see melete embed."
+)
 @click.option("--crf", is_flag=True, help="token-classification: decide the tags of a sentence together.")
 @click.option("--seeds", type=int, default=1, help="Train with so many seeds; mean and spread.")
 @click.option("--folds", type=int, default=0, help="Cross-validation: hold out each of so many parts.")
@@ -82,6 +85,10 @@ def command(
     """
     from melete import config as configs
 
+    if options["bi_encoder"]:
+        if task != "sentence-similarity":
+            raise InputError(f"--bi-encoder {task}", expected="sentence-similarity")
+        task = "sentence-embedding"
     asked: dict[str, Any] = {"objective.name": task, "model.source": options["model"], "data.train": [data]}
     if options["valid"]:
         asked["data.valid"] = [options["valid"]]

@@ -71,7 +71,7 @@ def command(
     from melete.data.labelled.rows import LABELLED_TASKS
     from melete.data.readers import Row
     from melete.data.writing import whole_file
-    from melete.tasks import GENERATION
+    from melete.tasks import FEATURES, GENERATION
     from melete.tasks.base import Predictor
 
     loaded = load(model, task=options["task"], context=options["context"], device=options["device"])
@@ -103,7 +103,7 @@ def command(
     answered = f"{count:,} text{'s' if count != 1 else ''} answered"
     say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
     example = texts[0] if texts else "..."
-    if predictor.task in LABELLED_TASKS:
+    if predictor.task in (*LABELLED_TASKS, FEATURES):
         say(f"next: melete evaluate {shlex.quote(model)} --data {shlex.quote(data or 'FILE')}")
     else:
         say(f"next: melete inspect {shlex.quote(model)} --text {shlex.quote(example)}")

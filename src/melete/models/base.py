@@ -112,12 +112,14 @@ class Head:
             family's key table knows their tensors, so that a part the task does not use is told from a stranger.
         labelled: the part whose outputs are the labels: for other labels, or another task, it starts anew.
         trunk: what this class calls the rest of the model, where that is not the key table's prefix.
+        bare: no head at all. Whoever saves such a folder has seldom made it for this, so that it must be asked for.
     """
 
     architecture: str
     parts: Mapping[str, Callable[[Any], nn.Module | None]] = field(default_factory=dict)
     labelled: str = ""
     trunk: str = ""
+    bare: bool = False
 
 
 class Output(Linear):

@@ -145,6 +145,7 @@ HEADS: dict[str, Head] = {
     ),
     "token-classification": Head("BertForTokenClassification", {"tagger": label_output}, labelled="tagger"),
     "question-answering": Head("BertForQuestionAnswering", {"span": span_output}, labelled="span"),
+    "feature-extraction": Head("BertModel", bare=True),
 }
 
 

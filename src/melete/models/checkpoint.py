@@ -213,7 +213,7 @@ def named_head(folder: Path) -> tuple[str, str, str | None]:
     values = _read_json(folder / CONFIG)
     module = _family_of(values, folder / CONFIG)
     named = values.get("architectures") or [""]
-    tasks = [task for task, head in module.HEADS.items() if named == [head.architecture]]
+    tasks = [task for task, head in module.HEADS.items() if named == [head.architecture] and not head.bare]
     return module.Model.family, str(named[0]), tasks[0] if tasks else None
 
 
@@ -275,7 +275,8 @@ def _family_of(values: Mapping[str, Any], where: Path) -> Any:
 def _named_task(heads: Mapping[str, Head], values: Mapping[str, Any]) -> str | None:
     """The task of the class that config.json names; None where we have no head for that class."""
     named = values.get("architectures")
-    return next((task for task, head in heads.items() if named == [head.architecture]), None)
+    own = (task for task, head in heads.items() if named == [head.architecture] and not head.bare)
+    return next(own, None)
 
 
 def _read_tensors(folder: Path, architecture: str) -> tuple[dict[str, Tensor], str]:

@@ -158,6 +158,7 @@ HEADS: dict[str, Head] = {
         "ElectraForTokenClassification", {"tagger": label_output}, labelled="tagger"
     ),
     "question-answering": Head("ElectraForQuestionAnswering", {"span": span_output}, labelled="span"),
+    "feature-extraction": Head("ElectraModel", bare=True),
 }
 
 

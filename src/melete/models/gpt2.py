@@ -103,6 +103,7 @@ HEADS: dict[str, Head] = {
     ),
     "token-classification": Head("GPT2ForTokenClassification", {"tagger": label_output}, labelled="tagger"),
     "question-answering": Head("GPT2ForQuestionAnswering", {"span": span_output}, labelled="span"),
+    "feature-extraction": Head("GPT2Model", bare=True),
 }
 
 

@@ -168,6 +168,7 @@ HEADS: dict[str, Head] = {
     "question-answering": Head(
         "ModernBertForQuestionAnswering", {"transform": Transform, "span": _span}, labelled="span"
     ),
+    "feature-extraction": Head("ModernBertModel", bare=True),
 }
 
 

@@ -139,6 +139,7 @@ HEADS: dict[str, Head] = {
     "question-answering": Head(
         "Qwen3ForQuestionAnswering", {"span": span_output}, labelled="span", trunk="transformer."
     ),
+    "feature-extraction": Head("Qwen3Model", bare=True),
 }
 
 

@@ -17,11 +17,14 @@ TASKS: dict[str, str] = {
     "text-classification": "melete.tasks.text_classification:TextClassification",
     "token-classification": "melete.tasks.token_classification:TokenClassification",
     "question-answering": "melete.tasks.question_answering:QuestionAnswering",
+    "feature-extraction": "melete.tasks.feature_extraction:FeatureExtraction",
 }
 
 
 # the task of decoders, which have a loop of their own: see `melete.generation`
 GENERATION = "text-generation"
+# what every model can be asked for; only a folder that was made for it is taken to be
+FEATURES, FEATURES_FILE = "feature-extraction", "modules.json"
 
 
 def predictor_class(task: str) -> type[Predictor]:
@@ -56,10 +59,12 @@ def task_of(folder: Path, wanted: str | None = None) -> str:
     if wanted is not None and wanted != GENERATION:
         predictor_class(wanted)
     name, architecture, own = named_head(folder)
+    if wanted == FEATURES or (wanted is None and (folder / FEATURES_FILE).is_file()):
+        return FEATURES
     heads = family(name).HEADS
     worn = set(heads[own].parts) if own is not None else set[str]()
     for task in [own, GENERATION, *TASKS] if wanted is None else [wanted]:
-        if task not in heads or task not in (GENERATION, *TASKS):
+        if task == FEATURES or task not in heads or task not in (GENERATION, *TASKS):
             continue
         bare = own is None and (task == GENERATION or (wanted is not None and not architecture))
         if bare or set(heads[task].parts) <= worn:

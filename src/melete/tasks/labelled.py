@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,7 +23,13 @@ PLAIN = re.compile(r"\.txt(\.gz|\.xz)?$", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False)
 class LabelledPredictor(Predictor):
-    """A predictor whose model scores labels. Training encodes texts and reads scores by it too."""
+    """A predictor whose model was trained on labelled rows. Training encodes texts and reads scores by it too.
+
+    Attributes:
+        reads: the task whose columns its files have.
+    """
+
+    reads: ClassVar[str]
 
     @property
     def rows_task(self) -> str:
@@ -54,7 +60,7 @@ class LabelledPredictor(Predictor):
         if source == STDIN or (len(self.columns) == 1 and PLAIN.search(source)):
             return super().read(source, named)
         columns = {role: name for role, name in named.items() if name is not None}
-        return (row.inputs for row in read_labelled(source, self.task, columns=columns, labelled=False))
+        return (row.inputs for row in read_labelled(source, self.reads, columns=columns, labelled=False))
 
     @abstractmethod
     def scores(self, batch: Batch, pieces: Sequence[Piece]) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
+from melete.data.labelled.rows import QUESTIONS
 from melete.data.readers import Row
 from melete.errors import InputError
 from melete.tasks.base import Answer, Piece, text_of
@@ -63,7 +64,8 @@ class QuestionAnswering(LabelledPredictor):
         InputError: an impossible setting.
     """
 
-    task: ClassVar[str] = "question-answering"
+    task: ClassVar[str] = QUESTIONS
+    reads: ClassVar[str] = QUESTIONS
     columns: ClassVar[tuple[str, ...]] = ("question", "context")
     settings: ClassVar[tuple[str, ...]] = ("top_k", "max_answer_tokens", "no_answer")
 

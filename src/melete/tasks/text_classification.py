@@ -34,6 +34,7 @@ class TextClassification(LabelledPredictor):
 
     task: ClassVar[str] = "text-classification"
     settings: ClassVar[tuple[str, ...]] = ("threshold",)
+    reads: ClassVar[str] = CLASSIFICATION
 
     threshold: float = 0.5
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from melete.data.batch import Batch
+from melete.data.labelled.rows import TAGGING
 from melete.data.readers import Row, file_format, read_rows
 from melete.data.scripts import CJK
 from melete.data.streams import STDIN
@@ -51,7 +52,8 @@ class TokenClassification(LabelledPredictor):
         crf: decides the tags of a sentence together, where the folder has one.
     """
 
-    task: ClassVar[str] = "token-classification"
+    task: ClassVar[str] = TAGGING
+    reads: ClassVar[str] = TAGGING
 
     overlap: float = 0.25
     crf: LinearChain | None = None

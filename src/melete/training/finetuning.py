@@ -204,7 +204,7 @@ class FinetuneJob(Job):
     def settle(self, config: RunConfig) -> RunConfig:
         """Steps from epochs, intervals from steps, and a learning rate from the model's width."""
         tuning, t = config.finetuning, config.training
-        epoch = math.ceil(len(self.train.pieces) / tuning.batch_size)
+        epoch = math.ceil(self.count / tuning.batch_size)
         steps = max(1, round(tuning.epochs * epoch))
         spent = self.valid.lengths.sum() * _FORWARD / max(self.tokens * tuning.epochs, 1)
         times = int(np.clip(_EVALUATION_SHARE / max(spent, 1e-9), 1, _EVALUATIONS))
@@ -246,9 +246,7 @@ class FinetuneJob(Job):
         speeds = [measure(config, objective, 0, repeats=1, batch=batch) for batch in batches]
         token = sum(s.token * batch.tokens for s, batch in zip(speeds, batches, strict=True))
         token /= sum(batch.tokens for batch in batches)
-        each = 1.1 * (
-            token * self.tokens / len(self.train.pieces) * config.finetuning.batch_size + speeds[-1].update
-        )
+        each = 1.1 * (token * self.tokens / self.count * config.finetuning.batch_size + speeds[-1].update)
         left = max(60 * minutes - (time.monotonic() - self.begun), 1.0) * (1 - _EVALUATION_SHARE)
         steps = max(1, int(left / each))
         if steps >= config.training.steps:
@@ -256,7 +254,7 @@ class FinetuneJob(Job):
         times = math.ceil(config.training.steps / config.training.eval_every)
         why = (
             f"{steps:,} of {config.training.steps:,}: {duration(left)} at {each:.2f} s each, measured, "
-            f"{steps * config.finetuning.batch_size / len(self.train.pieces):.1f} epochs"
+            f"{steps * config.finetuning.batch_size / self.count:.1f} epochs"
         )
         return configs.change(
             config,
@@ -292,14 +290,28 @@ class FinetuneJob(Job):
         """See `Job.sources`."""
         t, tuning = config.training, config.finetuning
         budget = max(t.micro_batch_rows, 1) * t.context
-        free = self._sentences(tuning) if _augmentation(tuning, self.tokenizer).active else None
-        train = labelled(self.train, self.labels_of(self.rows.train, self.train), free)
-        valid = labelled(self.valid, self.labels_of(self.rows.valid, self.valid))
+        train, lengths = self.units(self.rows.train, self.train, self._sentences(config))
+        valid, valid_lengths = self.units(self.rows.valid, self.valid, None)
         return Sources(
-            TextBatches(train, self.train.lengths, tuning.batch_size, budget, config.seed),
-            AllTexts(valid, self.valid.lengths, 2 * budget),
+            TextBatches(train, lengths, tuning.batch_size, budget, config.seed),
+            AllTexts(valid, valid_lengths, 2 * budget),
             1,
         )
+
+    @property
+    def count(self) -> int:
+        """Units of the training rows."""
+        return len(self.train.pieces)
+
+    def units(
+        self, rows: Sequence[LabelledRow], encoded: Pieces, free: Iterable[np.ndarray] | None
+    ) -> tuple[Sequence[Any], np.ndarray]:
+        """What a step has a number of, and the tokens of each: pieces, unless a task says otherwise.
+
+        Args:
+            free: where each piece may be changed; None: nowhere.
+        """
+        return labelled(encoded, self.labels_of(rows, encoded), free), encoded.lengths
 
     @classmethod
     def measuring_batch(cls, config: RunConfig, objective: Objective, rows: int) -> Batch:
@@ -357,6 +369,16 @@ class FinetuneJob(Job):
             changes |= config.model.config
         return changes
 
+    def outputs_of(self, logits: Tensor, units: Sequence[int]) -> list[Any]:
+        """What is kept of the logits of some validation units."""
+        return self.predictor.outputs(logits, [self.valid.pieces[unit] for unit in units])
+
+    def answer_of(self, row: int, outputs: Mapping[int, Any]) -> Answer:
+        """The answer to a validation row, from the outputs of all units."""
+        own = self.valid.of(row)
+        said = [outputs[unit] for unit in range(own.start, own.stop)]
+        return self.predictor.answer(self.rows.valid[row].inputs, self.valid.pieces[own], said)
+
     @property
     def pad_id(self) -> int:
         """What fills rows."""
@@ -364,12 +386,16 @@ class FinetuneJob(Job):
         return next(id_ for id_ in found if id_ is not None)
 
     def _examined(self, config: RunConfig, objective: LabelledObjective) -> LabelledObjective:
-        objective.examiner = _Examiner(self)
+        objective.examiner = Examiner(self)
         objective.deciding = config.finetuning.metric or self.exam.main
         return objective
 
-    def _sentences(self, tuning: FinetuningSection) -> Iterable[np.ndarray]:
-        """Where each training piece may be changed."""
+    def _sentences(self, config: RunConfig) -> Iterable[np.ndarray] | None:
+        """Where each training piece may be changed, if anything is."""
+        tuning = config.finetuning
+        return self._free(tuning) if _augmentation(tuning, self.tokenizer).active else None
+
+    def _free(self, tuning: FinetuningSection) -> Iterable[np.ndarray]:
         for piece, owner in zip(self.train.pieces, self.train.owners, strict=True):
             if tuning.augmentation.shuffle:
                 yield sentence_numbers(piece, self.rows.train[owner].texts, self.tokenizer)
@@ -407,7 +433,7 @@ class FinetuneJob(Job):
         return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
 
 
-class _Examiner:
+class Examiner:
     """The task's own figures of the validation rows, from the logits that its loss is taken of."""
 
     def __init__(self, job: FinetuneJob) -> None:
@@ -416,21 +442,15 @@ class _Examiner:
 
     def note(self, logits: Tensor, rows: Sequence[int]) -> None:
         """See `objectives.labelled.Examiner`."""
-        pieces = [self.job.valid.pieces[row] for row in rows]
-        found = self.job.predictor.outputs(logits.detach().float(), pieces)
+        found = self.job.outputs_of(logits.detach().float(), rows)
         self.outputs.update(zip(rows, found, strict=True))
 
     def take(self) -> dict[str, float]:
         """See `objectives.labelled.Examiner`."""
         outputs, self.outputs = self.outputs, {}
-        if len(outputs) < len(self.job.valid.pieces):
+        if not outputs:
             return {}
-        rows, encoded = self.job.rows.valid, self.job.valid
-        answers = []
-        for i, row in enumerate(rows):
-            own = encoded.of(i)
-            said = [outputs[number] for number in range(own.start, own.stop)]
-            answers.append(self.job.predictor.answer(row.inputs, encoded.pieces[own], said))
+        answers = [self.job.answer_of(i, outputs) for i in range(len(self.job.rows.valid))]
         return self.job.exam.figures(self.job.exam.mark(answers))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from melete import config as configs
 from melete.config import RunConfig
+from melete.data.batch import Batch, Example
 from melete.data.labelled.rows import (
     CLASSIFICATION,
     QUESTIONS,
@@ -21,16 +23,22 @@ from melete.data.labelled.rows import (
     Span,
 )
 from melete.data.labelled.sets import LabelledSet
+from melete.data.sampling import rng_for
 from melete.errors import InputError
 from melete.models.base import Network
+from melete.objectives.base import Objective
 from melete.objectives.classification import MULTI, REGRESSION, SINGLE, Classification
-from melete.objectives.labelled import Craft, LabelledObjective, Lora
+from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora
 from melete.objectives.question_answering import QuestionAnsweringLoss
+from melete.objectives.similarity import Pair, Similarity
 from melete.objectives.tagging import Tagging
+from melete.tasks.base import Answer
+from melete.tasks.feature_extraction import FeatureExtraction
 from melete.tasks.question_answering import QuestionAnswering, Window
 from melete.tasks.text_classification import TextClassification
 from melete.tasks.token_classification import TokenClassification, spaced
 from melete.training.finetuning import FinetuneJob
+from melete.training.job import Sources
 from melete.training.labelled_data import Pieces
 
 
@@ -101,6 +109,84 @@ class SimilarityJob(FinetuneJob):
     def blank_label(cls, model: Network, length: int) -> Any:
         """See `FinetuneJob.blank_label`."""
         return 0.0
+
+
+class EmbeddingJob(FinetuneJob):
+    """Pairs of texts, each read by itself, and a number that says how near their vectors should be."""
+
+    task = SIMILARITY
+    head_task = "feature-extraction"
+    predictor_kind = FeatureExtraction
+    changeable = True
+
+    @classmethod
+    def reader(cls, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> FeatureExtraction:
+        """See `FinetuneJob.reader`."""
+        return FeatureExtraction(model, tokenizer, folder, config.finetuning.pooling)
+
+    def head_fields(self) -> dict[str, Any]:
+        """See `FinetuneJob.head_fields`."""
+        return {"id2label": (), "problem_type": None}
+
+    def labels_of(self, rows: Sequence[LabelledRow], encoded: Pieces) -> Iterable[Any]:
+        """See `FinetuneJob.labels_of`; from 0, the lowest score of the training rows, to 1."""
+        scores = [row.score or 0.0 for row in self.rows.train if isinstance(row, ScoreRow)]
+        low, high = min(scores), max(scores)
+        for owner in encoded.owners.tolist():
+            row = rows[owner]
+            assert isinstance(row, ScoreRow)
+            yield ((row.score or 0.0) - low) / max(high - low, 1e-9)
+
+    @property
+    def count(self) -> int:
+        """Pairs."""
+        return len(self.rows.train)
+
+    def units(
+        self, rows: Sequence[LabelledRow], encoded: Pieces, free: Iterable[np.ndarray] | None
+    ) -> tuple[Sequence[Any], np.ndarray]:
+        """See `FinetuneJob.units`; pairs."""
+        pieces, lengths = super().units(rows, encoded, free)
+        pairs = [Pair(*both) for both in zip(pieces[::2], pieces[1::2], strict=True)]
+        return pairs, np.maximum(lengths[::2], lengths[1::2])
+
+    def sources(self, config: RunConfig) -> Sources:
+        """See `FinetuneJob.sources`; a contrastive step is never cut."""
+        if config.finetuning.pairs == "contrastive":
+            config = configs.change(config, {"training.micro_batch_rows": config.finetuning.batch_size})
+        return super().sources(config)
+
+    @classmethod
+    def minimised(
+        cls, config: RunConfig, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None
+    ) -> LabelledObjective:
+        """See `FinetuneJob.minimised`."""
+        tuning = config.finetuning
+        how: dict[str, Any] = {"kind": tuning.pairs, "temperature": tuning.temperature}
+        return Similarity(model, craft, pad_id, lora, **how, pooling=tuning.pooling)
+
+    @classmethod
+    def measuring_batch(cls, config: RunConfig, objective: Objective, rows: int) -> Batch:
+        """See `Job.measuring_batch`."""
+        length = config.training.context
+        ids = np.random.default_rng(0).integers(0, objective.model.config.vocab_size, (2 * rows, length))
+        pieces = [LabelledPiece(row, None, 1.0) for row in ids]
+        pairs = [Pair(*both) for both in zip(pieces[::2], pieces[1::2], strict=True)]
+        return objective.prepare([Example((0, 0, i), pair) for i, pair in enumerate(pairs)], rng_for)
+
+    @classmethod
+    def blank_label(cls, model: Network, length: int) -> Any:
+        """See `FinetuneJob.blank_label`."""
+        return 1.0
+
+    def outputs_of(self, logits: Any, units: Sequence[int]) -> list[Any]:
+        """See `FinetuneJob.outputs_of`; cosines."""
+        first, second = logits.chunk(2, dim=1)
+        return (first * second).sum(1).tolist()
+
+    def answer_of(self, row: int, outputs: Mapping[int, Any]) -> Answer:
+        """See `FinetuneJob.answer_of`."""
+        return {"score": outputs[row]}
 
 
 class TaggingJob(FinetuneJob):

@@ -25,6 +25,7 @@ JOBS: dict[str, str] = {
     "masked-lm": "melete.training.encoders:MaskedJob",
     "text-classification": "melete.training.finetuning_tasks:ClassificationJob",
     "sentence-similarity": "melete.training.finetuning_tasks:SimilarityJob",
+    "sentence-embedding": "melete.training.finetuning_tasks:EmbeddingJob",
     "token-classification": "melete.training.finetuning_tasks:TaggingJob",
     "question-answering": "melete.training.finetuning_tasks:QuestionJob",
 }
