@@ -70,14 +70,14 @@ def _cmrc_f1(said: str, answer: str) -> float:
     one, other = _CMRC_TOKEN.findall(_cmrc_text(said)), _CMRC_TOKEN.findall(_cmrc_text(answer))
     if not one or not other:
         return float(one == other)
-    return _f1(_longest_run(one, other), len(one), len(other))
+    return _f1(longest_run(one, other), len(one), len(other))
 
 
 def _f1(common: int, said: int, answer: int) -> float:
     return 2 * common / (said + answer)
 
 
-def _longest_run(one: Sequence[str], other: Sequence[str]) -> int:
+def longest_run(one: Sequence[str], other: Sequence[str]) -> int:
     """Length of the longest run of tokens that stands in both."""
     longest, row = 0, [0] * (len(other) + 1)
     for token in one:
