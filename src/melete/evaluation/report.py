@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from melete.evaluation import sections
+from melete.evaluation import sections, task_sections
 from melete.evaluation.page import render, section, write_page
 from melete.evaluation.runs import events_of, number, read_config, read_environment, summarise
 
@@ -56,7 +56,7 @@ def render_report(run: Path, lang: str = "auto") -> str:
         samples = samples[: -len(completions)]
     body = [
         sections.header(summary, events, config, result),
-        section("results", sections.result_table(result.get("table") or [])),
+        *_results(result),
         section("curves", sections.curve_boxes(events)),
         section("completions", "".join(sections.quotation(one) for one in completions)),
         section("samples", sections.sample_list(samples)),
@@ -68,6 +68,18 @@ def render_report(run: Path, lang: str = "auto") -> str:
         section("details", sections.detail_blocks(config, read_environment(run))),
     ]
     return render("report", lang, summary.name, "\n".join(body), curve_data(events))
+
+
+def _results(result: dict[str, Any]) -> list[str]:
+    """What came of it: perplexities, or the figures of a task."""
+    if "metric" not in result:
+        return [section("results", sections.result_table(result.get("table") or []))]
+    return [
+        section("results", task_sections.figure_table(result)),
+        section("confusion", task_sections.confusion_table(result)),
+        section("calibration", task_sections.calibration_plot(result)),
+        section("errors", task_sections.error_table(result)),
+    ]
 
 
 def curve_data(events: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

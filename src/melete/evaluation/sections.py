@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from melete.console import duration
+from melete.data.labelled.rows import LABELLED_TASKS
 from melete.evaluation.page import t, t_pair
 from melete.evaluation.runs import RunSummary, number
+from melete.evaluation.task_sections import headline
 from melete.evaluation.words import WORDS
 
 Event = dict[str, Any]
@@ -46,7 +48,8 @@ def header(
     tiles = "".join(f"<div><dt>{t(key)}</dt><dd>{value}</dd></div>" for key, value in facts.items() if value)
     return (
         f'<header><p class="state {summary.state}">{t(summary.state)}</p><h1>{esc(summary.name)}</h1>{lead}'
-        f'{_headline(result.get("table") or [])}<dl class="facts">{tiles}</dl></header>'
+        f"{headline(result) if 'metric' in result else _headline(result.get('table') or [])}"
+        f'<dl class="facts">{tiles}</dl></header>'
     )
 
 
@@ -271,7 +274,13 @@ def next_commands(path: str, state: str, config: dict[str, Any]) -> str:
             ("next_inspect", f'melete inspect {run} --text "..."'),
         ],
         "replaced-token": [("next_inspect", f'melete inspect {run} --text "..."')],
+        "sentence-embedding": [("next_embed", f"melete embed {run} --data FILE --out vectors.npy")],
     }
+    answers = [
+        ("next_answers", f"melete predict {run} --data FILE"),
+        ("next_measure", f"melete evaluate {run} --data FILE"),
+    ]
+    uses |= {task: [*uses.get(task, []), *answers] for task in (*LABELLED_TASKS, "sentence-embedding")}
     objective = str(config.get("objective", {}).get("name") or "causal-lm")
     commands = [
         *uses.get(objective, []),

@@ -59,6 +59,34 @@ WORDS: dict[str, tuple[str, str]] = {
     "sop_accuracy": ("sentence order, right", "句序，判断正确"),
     "better": ("{percent} fewer bits per byte than {baseline}", "每字节比特数比 {baseline} 低 {percent}"),
     "worse": ("{percent} more bits per byte than {baseline}", "每字节比特数比 {baseline} 高 {percent}"),
+    # results of a task
+    "interval": ("95 % interval", "95 % 区间"),
+    "difference": ("the model is better by", "模型领先"),
+    "figures_say": (
+        "On {rows} held-out rows, higher is better; the same rows decided which weights were kept.",
+        "在 {rows} 行留出数据上评测，越高越好；保留哪份权重也由这些行决定。",
+    ),
+    "ahead": ("{points} points of {metric} above {baseline}", "{metric} 比 {baseline} 高 {points} 个百分点"),
+    "behind": ("{points} points of {metric} below {baseline}", "{metric} 比 {baseline} 低 {points} 个百分点"),
+    "confusion": ("What is taken for what", "什么被当成了什么"),
+    "confusion_says": (
+        "Rows of each label (down), by the label they were given (across).",
+        "每个标签的数据行（纵向），按它们得到的标签（横向）计数。",
+    ),
+    "calibration": ("Is it right as often as it says?", "它说有多大把握，就有多常对吗？"),
+    "calibration_says": (
+        "How sure the model was (across) and how often it was right (up); on the line both are the same. "
+        "On average they are {error} apart.",
+        "模型有多大把握（横向）与它有多常对（纵向）；在线上则两者相同。平均相差 {error}。",
+    ),
+    "errors": ("Worst errors", "最严重的错误"),
+    "text": ("text", "文本"),
+    "right": ("right", "正确答案"),
+    "said": ("said", "模型所说"),
+    "sure": ("how sure", "把握"),
+    "next_answers": ("Ask it about rows of yours", "让它回答你的数据行"),
+    "next_measure": ("Measure it on labelled rows", "用带标签的数据行评测"),
+    "next_embed": ("Vectors of texts", "文本的向量"),
     # curves
     "train_smooth": ("training, smoothed", "训练（平滑）"),
     "train_raw": ("training", "训练"),

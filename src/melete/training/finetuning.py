@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,11 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from melete import config as configs
+from melete.baselines.labelled import baselines_for
 from melete.config import AugmentationSection, FinetuningSection, RunConfig
-from melete.console import duration
+from melete.console import duration, say
 from melete.data.augmentation import Augmentation
 from melete.data.batch import Batch, Example
-from melete.data.labelled.rows import LabelledRow
+from melete.data.labelled.rows import CLASSIFICATION, LabelledRow
 from melete.data.labelled.sets import LabelledSet
 from melete.data.sampling import rng_for
 from melete.data.text_batches import AllTexts, TextBatches
@@ -161,6 +163,9 @@ class FinetuneJob(Job):
             load_config(locate(section.source))
         if config.finetuning.augmentation != AugmentationSection() and not cls.changeable:
             raise InputError(f"the labels of {cls.task} belong to words", where="finetuning.augmentation")
+        if config.evaluation.baseline and cls.task == CLASSIFICATION and find_spec("sklearn") is None:
+            do = "install it with `pip install 'melete[baselines]'`, or leave the baseline out with --no-baseline"
+            raise InputError("the linear baseline needs scikit-learn", do=do)
         if config.finetuning.lora.rank and is_spec(section.source):
             raise InputError(
                 "LoRA trains beside a model that has learnt something", where="finetuning.lora.rank"
@@ -332,6 +337,10 @@ class FinetuneJob(Job):
         predictor = replace(predictor, **{name: getattr(kind, name) for name in self.kept})
         rows = self.rows.valid
         answers: dict[str, Sequence[Answer]] = {config.model.source: answer_rows(predictor, rows)}
+        if config.evaluation.baseline:
+            for baseline in reversed(baselines_for(self.rows)):
+                say(f"{baseline.name}: learning from the same rows")
+                answers[baseline.name] = baseline.fit(self.rows.train).predict(rows)
         scored = score_answers(self.exam, answers)
         return Card(
             scored.figures,
