@@ -169,6 +169,14 @@ def test_figures_are_logged_beside_the_loss(tmp_path: Path) -> None:
     assert 0 < metrics["auc"] < 1 and 0 < metrics["auc_generator"] < 1
 
 
+def test_the_best_pair_is_that_of_the_best_discriminator(tmp_path: Path) -> None:
+    """Its loss may rise while it learns: the generator replaces better and better."""
+    runner = trainer(tmp_path, "replaced-token", training__eval_every=1)
+    runner.train()
+    areas = [event["metrics"]["auc"] for event in events(tmp_path, "eval")]
+    assert runner.counters.best_step == 1 + areas.index(max(areas))
+
+
 def test_alarms_are_notes_but_not_while_warming_up(tmp_path: Path) -> None:
     idle = {"optimizer__learning_rate": 1e-9, "optimizer__matrix_learning_rate": 0.0, "training__steps": 3}
     for warmup, count in ((3, 0), (2, 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from melete.config import RunConfig
+from melete.console import Progress
 from melete.data.batch import Batch, Example
 from melete.data.batching import SortedBatches
 from melete.data.encoder_text import EncoderText, Samples
@@ -30,7 +32,20 @@ def measure_held_out(config: RunConfig, objective: Objective, source: SortedBatc
     """The figures of an objective over a whole source, computed as it was trained."""
     device = torch.device(config.training.device)
     MasterWeights(objective.to(device), DTYPES[config.training.precision])
-    return validate(objective, source, source.batches, device)
+    with Progress("measuring on the held-out text", "batches", source.batches) as progress:
+        return validate(objective, _Watched(source, progress), source.batches, device)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A source that tells how far it is."""
+
+    source: SortedBatches
+    progress: Progress
+
+    def micro_batches(self, step: int) -> list[list[Example]]:
+        self.progress.advance(1)
+        return self.source.micro_batches(step)
 
 
 def masked_table(

@@ -8,6 +8,7 @@ discriminator's loss is over every token that is not padding, [CLS] and [SEP] to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,9 @@ class ReplacedToken(Objective):
     Raises:
         InputError: the vocabulary is not the model's.
     """
+
+    # Not the loss: it rises while both learn, as a better generator replaces tokens that are harder to tell.
+    deciding = "auc"
 
     def __init__(
         self,
@@ -142,12 +146,16 @@ class ReplacedToken(Objective):
         seen, areas = self._seen.take(), self._areas.take()
         self._notes = alarms(seen)
         mlm, unigram = seen.mean("mlm", "chosen"), seen.mean("unigram", "chosen")
-        return areas | {
-            "rtd": seen.mean("rtd", "tokens"),
-            "mlm": mlm,
-            "unigram": unigram,
-            "generator_ratio": mlm / unigram,
-        }
+        return (
+            {"auc": math.nan, "auc_generator": math.nan}
+            | areas
+            | {
+                "rtd": seen.mean("rtd", "tokens"),
+                "mlm": mlm,
+                "unigram": unigram,
+                "generator_ratio": mlm / unigram,
+            }
+        )
 
     def take_notes(self) -> list[str]:
         """The alarms of the last figures."""

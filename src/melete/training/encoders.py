@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,8 @@ from melete.training.prepare import read_texts, tokenizer_for
 # without spaces that nothing here cuts.
 _LONG_WORD, _LONG_SHARE = 16, 0.05
 _SHOWN = 40  # most tokens of a sentence that is shown
-_MEASURED = 4  # batches in which the two ways of batching are measured
+# In how many batches of how many tokens the two ways of batching are measured, and when that is enough.
+_MEASURED, _MEASURED_TOKENS, _MEASURED_SECONDS = 4, 2048, 2.0
 # Held-out masks, draws and pairs follow from this seed alone: runs with other seeds are measured on the same.
 _VALID_SEED = 0
 
@@ -142,15 +144,19 @@ class EncoderJob(Job):
 
     def _rate(self, config: RunConfig, objective: Objective, packing: str) -> float:
         """Real tokens a second in some batches of the text, laid out that way."""
-        config = configs.change(config, {"training.packing": packing})
+        t = config.training
+        rows = max(1, min(t.micro_batch_rows, _MEASURED_TOKENS // t.context))
+        config = configs.change(config, {"training.packing": packing, "training.micro_batch_rows": rows})
         encoder: Any = objective
         encoder.width = _width(config)
         train = self.sources(config).train
-        tokens, seconds, step = 0, 0.0, 0
-        while step < _MEASURED:
+        tokens, seconds, begun = 0, 0.0, time.monotonic()
+        for step in range(_MEASURED):
             batch = objective.prepare(train.micro_batches(step)[0], rng_for)
-            speed = measure(config, objective, 0, repeats=1, batch=batch)
-            tokens, seconds, step = tokens + batch.tokens, seconds + speed.token * batch.tokens, step + 1
+            speed = measure(config, objective, rows, repeats=1, batch=batch)
+            tokens, seconds = tokens + batch.tokens, seconds + speed.token * batch.tokens
+            if time.monotonic() - begun > _MEASURED_SECONDS:
+                break
         return tokens / seconds
 
     def sources(self, config: RunConfig) -> Sources:
