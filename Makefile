@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench bars-main-job
+.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
@@ -33,11 +33,14 @@ docs: $(VENV)/installed ## write the pages that are made from the code
 	$(BIN)/python tools/cli_reference.py
 
 bench: $(VENV)/installed-dev ## measure the parts, each beside a peer
-	@for file in $(filter-out %/bars_main_job.py,$(wildcard benchmarks/[a-z]*.py)); do \
+	@for file in $(filter-out benchmarks/bars_%,$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 bars-main-job: $(VENV)/installed-dev ## re-run the measured promises of the main job (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_main_job.py $(ARGS)
+
+bars-encoders: $(VENV)/installed-dev ## re-run the measured promises of the encoders (up to 75 minutes)
+	$(BIN)/python benchmarks/bars_encoders.py $(ARGS)
 
 # An environment of our own. The stamps are older than pyproject.toml exactly when it has changed since.
 $(BIN)/python:

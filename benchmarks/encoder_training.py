@@ -1,0 +1,235 @@
+"""Training BERT on ragged text beside a `transformers` loop: the same weights, the same examples, the same masks.
+
+python benchmarks/encoder_training.py                         # sentences, headlines and documents
+python benchmarks/encoder_training.py sst2 --steps 300 --json
+
+Each step is one batch of 128 texts, hidden alike on both sides. The peer pads them to the longest, as a collator does;
+ours cuts the same texts into micro-batches of like length. Tokens are real ones: padding is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from melete import config as configs
+from melete.config import RunConfig
+from melete.console import Progress, say
+from melete.data.batch import Batch, Example
+from melete.data.batching import like_lengths
+from melete.data.corruption import Vocabulary
+from melete.data.datasets import resolve
+from melete.data.encoder_text import EncoderText, Samples
+from melete.data.sampling import rng_for
+from melete.data.streams import open_bytes
+from melete.data.tokenizers import Tokenizer
+from melete.machine import keep_freed_memory, usable_cores
+from melete.models import build_encoder
+from melete.models.checkpoint import save_model
+from melete.objectives.masked_lm import MaskedLM
+from melete.training.log import EventLog
+from melete.training.trainer import Trainer
+
+TEXTS_A_STEP, CONTEXT, BUDGET = 128, 256, 2048
+CHUNK = 10  # steps of one side before the other's turn
+RATE, DECAY, BETAS, CLIP = 3e-4, 0.01, (0.9, 0.999), 1.0
+TEXTS = ("sst2", "thucnews_title", "wikitext-2")
+MOST = 60_000  # texts read
+DATA = Path(os.environ.get("MELETE_DATA", "data"))
+
+
+@dataclass
+class Steps:
+    """The examples of each step, the same for both sides."""
+
+    samples: Samples
+    seed: int = 0
+
+    def examples(self, step: int) -> list[Example]:
+        numbers = np.random.default_rng((self.seed, step)).integers(len(self.samples.runs), size=TEXTS_A_STEP)
+        keys = [(self.seed, step, number) for number in numbers.tolist()]
+        return [Example(key, self.samples.sample(key[2], rng_for(key))) for key in keys]
+
+    def micro_batches(self, step: int) -> list[list[Example]]:
+        """Cut into batches of like length."""
+        examples = self.examples(step)
+        lengths = np.array([len(example.data.ids) + 2 for example in examples])
+        return [
+            [examples[i] for i in part] for part in like_lengths(np.arange(len(lengths)), lengths, BUDGET)
+        ]
+
+
+class Peer:
+    """`BertForMaskedLM` as its own Trainer drives it: autocast, fused AdamW, clipping."""
+
+    def __init__(self, folder: Path, objective: MaskedLM, steps: Steps, narrow: bool) -> None:
+        from transformers import BertForMaskedLM
+
+        self.model = BertForMaskedLM.from_pretrained(folder).train()
+        self.objective, self.steps, self.narrow = objective, steps, narrow
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True
+        )
+
+    def step(self, step: int) -> tuple[float, int]:
+        """One update; the mean loss, and the real tokens read."""
+        batch: Batch = self.objective.prepare(self.steps.examples(step), rng_for)  # padded to the longest
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
+            out = self.model(
+                input_ids=batch.input_ids,
+                attention_mask=(batch.doc_ids > 0).long(),
+                token_type_ids=batch.token_type_ids,
+                labels=batch.labels["mlm"],
+            )
+        out.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(out.loss.detach()), batch.tokens
+
+
+class Ours:
+    """Melete's trainer."""
+
+    def __init__(self, folder: Path, objective: MaskedLM, steps: Steps, count: int) -> None:
+        config = configs.change(
+            RunConfig(),
+            {
+                "optimizer.name": "adamw",
+                "optimizer.learning_rate": RATE,
+                "optimizer.weight_decay": DECAY,
+                "optimizer.betas": BETAS,
+                "schedule.name": "constant",
+                "training.steps": count,
+                "training.device": "cpu",
+                "training.precision": "bfloat16",
+                "training.clip_norm": CLIP,
+                "guard.sigma": 0.0,
+            },
+        )
+        (folder / "checkpoints").mkdir(parents=True)
+        self.log = EventLog(folder / "events.jsonl")
+        self.trainer = Trainer(config, objective, steps, folder=folder, log=self.log)
+        self.path = folder / "events.jsonl"
+
+    def step(self, step: int) -> tuple[float, int]:
+        """One update; the mean loss, and the real tokens read."""
+        before = self.trainer.counters.tokens
+        self.trainer.step()
+        with self.path.open("rb") as file:
+            *_, last = file
+        return json.loads(last)["loss"], self.trainer.counters.tokens - before
+
+
+def read(name: str) -> list[str]:
+    """Sentences, headlines or documents of a named set."""
+    if name == "wikitext-2":
+        lines = "".join(document.text for document in resolve(name).train).split("\n")
+        return [line.strip() for line in lines if line.strip() and not line.startswith(" =")]
+    files = {"sst2": "train_phrases_glue.tsv", "thucnews_title": "train_subset.txt"}
+    path = next((DATA / name).glob(f"{files[name]}*"))
+    with open_bytes(str(path)) as stream:
+        return [line.decode().split("\t")[0] for line in stream]
+
+
+def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
+    """Chunks of steps in turn; medians of real tokens a second, and the loss of the last 50 steps of both."""
+    vocabulary = "bert-base-chinese" if name == "thucnews_title" else "bert-base-uncased"
+    tokenizer = Tokenizer.load(DATA / "tokenizers" / vocabulary)
+    texts = list(islice(read(name), MOST))
+    text = EncoderText.tokenise(texts, tokenizer)
+    steps = Steps(Samples(text, CONTEXT - 2), seed)
+    model = build_encoder(f"bert:{preset}", vocab_size=tokenizer.vocab_size, seed=seed, hidden_dropout=0.1)
+    objective = MaskedLM(model, Vocabulary.of(tokenizer))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_model(folder / "start", model, tokenizer=None)
+        sides = {
+            "transformers, bf16": Peer(folder / "start", objective, steps, narrow=True),
+            "transformers, float32": Peer(folder / "start", objective, steps, narrow=False),
+            "melete, bf16": Ours(folder / "run", objective, steps, count),
+        }
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        losses: dict[str, list[float]] = {side: [] for side in sides}
+        with Progress(name, "steps", count) as progress:
+            for first in range(0, count, CHUNK):
+                for side, runner in sides.items():
+                    # float32 is slow, and only its speed is asked for
+                    last = first + (CHUNK if side != "transformers, float32" else 1)
+                    begun, tokens = time.perf_counter(), 0
+                    for step in range(first, min(last, count)):
+                        loss, read_now = runner.step(step)
+                        losses[side].append(loss)
+                        tokens += read_now
+                    if first:  # the first chunk warms up
+                        rates[side].append(tokens / (time.perf_counter() - begun))
+                progress.advance(CHUNK)
+    medians = {side: statistics.median(values) for side, values in rates.items()}
+    ours, peer, wide = (
+        medians["melete, bf16"],
+        medians["transformers, bf16"],
+        medians["transformers, float32"],
+    )
+    ends = [statistics.fmean(losses[side][-50:]) for side in ("melete, bf16", "transformers, bf16")]
+    lengths = [len(example.data.ids) + 2 for step in range(20) for example in steps.examples(step)]
+    return {
+        "text": name,
+        "model": f"bert:{preset}, vocabulary {tokenizer.vocab_size:,}",
+        "mean_length": round(statistics.fmean(lengths), 1),
+        "longest": max(lengths),
+        "tokens_per_second": {side: round(value) for side, value in medians.items()},
+        "spread": {side: [round(min(values)), round(max(values))] for side, values in rates.items()},
+        "beside_bf16": ours / peer,
+        "beside_float32": ours / wide,
+        "loss": ends,
+        "loss_difference": ends[0] / ends[1] - 1,
+        "steps": count,
+        "rounds": len(rates["melete, bf16"]),
+    }
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("texts", nargs="*", default=TEXTS, metavar=f"{{{','.join(TEXTS)}}}")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    keep_freed_memory()  # for both sides
+    torch.set_num_threads(usable_cores())
+    say(
+        f"{platform.system()} {platform.machine()}, {usable_cores()} threads, torch {torch.__version__}, "
+        f"transformers {version('transformers')}; {TEXTS_A_STEP} texts a step, at most {CONTEXT} tokens each"
+    )
+    for name in arguments.texts:
+        figures = compare(name, arguments.preset, arguments.steps, arguments.seed)
+        if arguments.json:
+            print(json.dumps(figures), flush=True)
+        else:
+            print(
+                f"{name}: {figures['tokens_per_second']} tokens/s, spread {figures['spread']}; "
+                f"{figures['beside_bf16']:.2f}x its bf16, {figures['beside_float32']:.2f}x its float32; loss of the "
+                f"last 50 of {figures['steps']} steps {figures['loss'][0]:.4f} beside {figures['loss'][1]:.4f} "
+                f"({figures['loss_difference']:+.2%})"
+            )
+
+
+if __name__ == "__main__":
+    main()
