@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
@@ -11,8 +9,6 @@ import kit
 from melete.data.batch import Batch
 from melete.evaluation.inspection_attention import read_with_attention
 from melete.models.checkpoint import save_model
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.mark.parametrize("family", [*kit.ENCODER_SIZES, *kit.SIZES])

@@ -18,7 +18,6 @@ from melete.models.checkpoint import load_encoder, save_model
 from melete.tasks import task_of
 from melete.tasks.fill_mask import FillMask
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 KINDS = {
     "bert": ("bert", "fill-mask", encoder_models.pieces),
     "electra": ("electra", "fill-mask", encoder_models.pieces),

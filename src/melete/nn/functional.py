@@ -127,7 +127,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     passed = probability.cumsum(-1)  # (N', V)
                     uniform = torch.rand(target.shape, generator=noise[0], dtype=wide, device=hidden.device)
                     found = torch.searchsorted(passed, uniform * passed[:, -1:], right=True)  # (N', 1)
-                    drawn[here] = found.squeeze(1).clamp_max(weight.shape[0] - 1)  # rounding may reach the end
+                    # Rounding may carry the search past the end.
+                    drawn[here] = found.squeeze(1).clamp_max(weight.shape[0] - 1)
                 slopes = [probability]
                 if z_loss:
                     slopes.append((probability * log_norm.mul(2.0 * z_loss)).to(hidden.dtype))

@@ -211,7 +211,8 @@ def _write_final(config: RunConfig, folder: Path, job: Job, trainer: Trainer) ->
         (target / "README.md").write_text(card, encoding="utf-8")
 
     checkpoints.write_folder(folder / "final", fill)
-    say(f"final weights: {which}" + ("" if loss is None else f", validation loss as while training {loss:.4f}"))
+    measured = "" if loss is None else f", validation loss as while training {loss:.4f}"
+    say(f"final weights: {which}{measured}")
 
 
 def _final_weights(config: RunConfig, folder: Path, trainer: Trainer) -> tuple[dict[str, Tensor], str]:
