@@ -73,34 +73,48 @@ def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple
 
 def _section(path: tuple[str, ...], command: click.Command, texts: Texts, language: str) -> str:
     paragraphs, examples = _help(command)
+    first, second, default = WORDS[language]
     words = " ".join(path)
     usage = " ".join(command.collect_usage_pieces(click.Context(command)))
     lines = [f"## melete {words}", "", f"`melete {words} {usage}`", ""]
     for paragraph in paragraphs:
-        lines += [texts[paragraph], ""]
+        rows = _rows(paragraph)
+        lines += (
+            _table(first, second, [(name, texts[says]) for name, says in rows])
+            if rows
+            else [texts[paragraph]]
+        )
+        lines.append("")
     if examples:
         lines += ["```bash", *examples, "```", ""]
     options = [option for option in command.params if isinstance(option, click.Option)]
     if options:
-        first, second, _ = WORDS[language]
-        lines += [f"| {first} | {second} |", "|---|---|"]
-        lines += [_option(option, texts, WORDS[language][2]) for option in options]
-        lines.append("")
+        lines += [*_table(first, second, [_option(option, texts, default) for option in options]), ""]
     return "\n".join(lines)
 
 
+def _rows(paragraph: str) -> list[tuple[str, str]]:
+    """Names and what they mean, where every line of a paragraph is a name, two spaces or more, and its meaning."""
+    found = [re.fullmatch(r" *(\S+)  +(\S.*)", line) for line in paragraph.splitlines()]
+    return [(line[1], line[2]) for line in found if line] if all(found) else []
+
+
+def _table(first: str, second: str, rows: list[tuple[str, str]]) -> list[str]:
+    lines = [f"| `{_cell(name)}` | {_cell(says)} |" for name, says in rows]
+    return [f"| {first} | {second} |", "|---|---|", *lines]
+
+
 def _help(command: click.Command) -> tuple[list[str], list[str]]:
-    """Paragraphs of a command's help, each on one line, and the lines of its examples."""
+    """Paragraphs of a command's help, and the lines of its examples; what is no list of names stands on one line."""
     text = inspect.cleandoc(command.help or "")
     before, _, after = text.partition("\b\nExample")
-    paragraphs = [
-        " ".join(part.replace("\b\n", "").split()) for part in re.split(r"\n\s*\n", before) if part.strip()
-    ]
+    parts = [part.removeprefix("\b\n") for part in re.split(r"\n\s*\n", before) if part.strip()]
+    paragraphs = [part if _rows(part) else " ".join(part.split()) for part in parts]
     examples = [line.strip() for line in after.splitlines()[1:] if line.strip()]
     return paragraphs, examples
 
 
-def _option(option: click.Option, texts: Texts, default_word: str) -> str:
+def _option(option: click.Option, texts: Texts, default_word: str) -> tuple[str, str]:
     names = ", ".join(option.opts)
     if isinstance(option.type, click.Choice):
         names += " " + "|".join(map(str, option.type.choices))
@@ -110,7 +124,7 @@ def _option(option: click.Option, texts: Texts, default_word: str) -> str:
     says = texts[says] if says else ""
     if option.show_default and option.default is not None:
         says += f" [{default_word}: {option.default}]"
-    return f"| `{_cell(names)}` | {_cell(says)} |"
+    return names, says
 
 
 def _cell(text: str) -> str:

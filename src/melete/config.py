@@ -117,7 +117,7 @@ class TrainingSection(_Section, frozen=True):
     eval_tokens: int = 131072  # of the validation text, read at each of these; the end reads all
     save_every: int = 500  # steps; 0 = only at the end and on a signal
     keep: int = 2  # latest checkpoints kept beside the best one
-    patience: int = 0  # evaluations without a better loss before stopping; 0 = never stop early
+    patience: int = 0  # evaluations in a row without a better figure before stopping; 0 = never stop early
     sample_every: int = 0  # steps between samples; 0 = only at the end
     prompts: tuple[str, ...] = ("",)  # what samples start from
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from finetune_rig import BAD, FILL, GOOD, SIZES, write_rows
+from melete import config as configs
 from melete.cli import main
+from melete.cli.finetune import _FLAGS, _SWITCHES, command
 from rig import events
 
 TINY = [f"model.config={{{', '.join(f'{key} = {value}' for key, value in SIZES.items())}}}"]
@@ -164,6 +167,17 @@ def test_seeds_end_with_mean_and_spread(here: Path, capsys: pytest.CaptureFixtur
     assert "standard deviation" in said.err
 
 
+def test_the_help_names_every_key_with_a_value_that_it_takes() -> None:
+    """What has no flag of its own stands in the help as it is typed."""
+    shown = re.findall(r"^ +(finetuning\.\S+=\S+)  +\S", command.help or "", flags=re.M)
+    configs.change_by_text(configs.RunConfig(), [*shown, "finetuning.lora.rank=4"])
+    told = {line.partition("=")[0].removeprefix("finetuning.").partition(".")[0] for line in shown}
+    flags = {path.removeprefix("finetuning.").partition(".")[0] for path in _FLAGS.values()}
+    others = {"columns", "folds", "fold", "temperature", "pooling"}  # --column, --folds; beside pairs
+    assert set(configs.FinetuningSection.__struct_fields__) <= told | flags | set(_SWITCHES) | others
+    assert all(name in (command.help or "") for name in ("temperature", "pooling", "swap, replace and mask"))
+
+
 # -- what is refused --
 
 
@@ -189,6 +203,7 @@ BOTH = [f"some text number {i}\t{'ab'[i % 2]}" for i in range(20)]
         ({}, [], "no such file"),
         ({"d.tsv": table(*BOTH)}, ["--metric", "accurracy"], "accurracy.*expected one of accuracy"),
         ({"d.tsv": table(*BOTH)}, ["--lora", "4"], "learnt something"),
+        ({"d.tsv": table(*BOTH)}, ["--crf"], "text-classification has no tags; expected token-class"),
         ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.epoch=3"], "unknown key 'finetuning.epoch'"),
         ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.freeze_layers=9"], "the model has 2 layers"),
         ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.augmentation.delete=2"], "less than|below 1"),
@@ -209,8 +224,6 @@ def test_bad_rows_and_settings_are_one_line_and_leave_nothing(
     assert tune("text-classification", "d.tsv", "--name", "bad", *more) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("melete: error: ")
-    import re
-
     assert re.search(message, lines[-1]), lines[-1]
     assert "Traceback" not in "\n".join(lines)
     assert not (here / "runs" / "bad").exists()

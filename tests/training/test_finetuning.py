@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_rig import finetune_config
+from finetune_rig import finetune_config, write_rows
 from melete import config as configs
 from melete.data.labelled.rows import LABELLED_TASKS
+from melete.errors import InputError
 from melete.models.checkpoint import load_config, load_network, locate
 from melete.training import run as runs
 from melete.training.finetuning import FinetuneJob
+from melete.training.job import job_of
 from melete.training.rate_finder import find_rate
 from melete.training.repeats import repeat, summary, variants
 from rig import events
@@ -31,10 +34,10 @@ CRAFT = {
 }
 
 
-def trained(config: Any) -> tuple[Path, dict[str, Any]]:
+def trained(config: Any, reason: str = "done") -> tuple[Path, dict[str, Any]]:
     """A finished run, and its figures."""
     finished = runs.start(config)
-    assert finished.reason == "done"
+    assert finished.reason == reason
     return finished.folder, runs.score(finished).figures
 
 
@@ -153,6 +156,87 @@ def test_a_run_trains_on_with_its_labels_and_keeps_its_head(base: Path, tmp_path
     assert moved == {"classifier.weight", "classifier.bias", "pooler.dense.weight", "pooler.dense.bias"}
 
 
+def moved(base: Path, folder: Path, **changes: Any) -> dict[str, float]:
+    """How far each depth of the base moved on average in two steps of a training with these changes."""
+    own = {"model__source": str(base), "model__config": {}, "finetuning__epochs": 2 / 12}
+    config = finetune_config(folder, "text-classification", **own, **changes)
+    tuned = load_network(trained(config)[0] / "final").state_dict()
+    before = load_network(locate(str(base))).state_dict()
+    depths = {"embeddings": "embeddings.", "bottom": "layers.0.", "top": "layers.1.", "head": "classifier."}
+    return {
+        depth: sum(
+            (tuned[name] - before[name]).abs().mean().item() for name in tuned if name.startswith(start)
+        )
+        for depth, start in depths.items()
+    }
+
+
+def test_each_depth_moves_as_it_is_asked_to(base: Path, tmp_path: Path) -> None:
+    plain = moved(base, tmp_path / "plain")
+    assert all(far > 0 for far in plain.values())
+    slower = moved(base, tmp_path / "decay", finetuning__layer_decay=0.1)
+    assert slower["bottom"] / slower["top"] == pytest.approx(0.1 * plain["bottom"] / plain["top"], rel=0.3)
+    assert slower["head"] == pytest.approx(plain["head"], rel=0.3)
+    faster = moved(base, tmp_path / "head", finetuning__head_rate=5.0)
+    assert faster["head"] == pytest.approx(5 * plain["head"], rel=0.3)
+    frozen = moved(base, tmp_path / "frozen", finetuning__freeze_layers=1)
+    assert [depth for depth, far in frozen.items() if far > 0] == ["top", "head"]
+    thawing = moved(
+        base, tmp_path / "thaw", finetuning__unfreeze=1.0
+    )  # the second step reaches the top layer
+    assert [depth for depth, far in thawing.items() if far > 0] == ["top", "head"]
+
+
+def test_rare_labels_weigh_more_where_that_is_asked_for(tmp_path: Path) -> None:
+    rows = "\n".join(f"text number {i}\t{'rare' if i % 4 == 0 else 'usual'}" for i in range(60))
+    (tmp_path / "rows.tsv").write_text(f"text\tlabel\n{rows}\n")
+    own: dict[str, Any] = {
+        "data__train": [str(tmp_path / "rows.tsv")],
+        "finetuning__class_weights": "balanced",
+    }
+    config = finetune_config(tmp_path, "text-classification", **own)
+    job = job_of(config).prepare(config)
+    weights = job.build(job.settle(config)).get_buffer("class_weights")
+    assert weights.tolist() == pytest.approx([2.0, 2 / 3])  # 12 rows of 48 times 2 are 36 times two thirds
+
+
+def test_a_training_that_gets_worse_stops_early(base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, "text-classification", 60).read_text()
+    wrong = re.sub('"(pos|neg)"', lambda found: '"neg"' if found[1] == "pos" else '"pos"', rows)
+    (tmp_path / "wrong.jsonl").write_text(wrong)
+    changes: dict[str, Any] = {
+        "model__source": str(base),
+        "model__config": {},
+        "data__valid": [str(tmp_path / "wrong.jsonl")],  # the better it learns, the worse it looks
+        "training__eval_every": 4,
+        "training__patience": 2,
+    }
+    folder, _ = trained(finetune_config(tmp_path, "text-classification", **changes), "early stop")
+    assert [event["step"] for event in events(folder, "eval")] == [4, 8, 12]
+    assert json.loads((folder / "best.json").read_text())["checkpoint"] == "step-00000004"
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("question-answering", {"finetuning__class_weights": "balanced"}, "no labels to weigh"),
+        ("sentence-similarity", {"finetuning__class_weights": "balanced"}, "no labels to weigh"),
+        ("sentence-similarity", {"finetuning__label_smoothing": 0.1}, "no labels to smooth"),
+        ("sentence-embedding", {"finetuning__label_smoothing": 0.1}, "no labels to smooth"),
+        ("text-classification", {"finetuning__crf": True}, "has no tags"),
+        ("token-classification", {"finetuning__augmentation": {"delete": 0.1}}, "belong to words"),
+    ],
+)
+def test_craft_that_a_task_has_no_use_for_is_refused(
+    task: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    rows = "sentence-similarity" if task == "sentence-embedding" else task
+    config = finetune_config(tmp_path, rows, objective__name=task, **changes)
+    with pytest.raises(InputError, match=message):
+        runs.start(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_folder_says_what_it_is(base: Path) -> None:
     final = base / "final"
     config = load_config(final)
@@ -183,8 +267,6 @@ def test_time_ends_a_training_early(tmp_path: Path) -> None:
 
 def test_a_learning_rate_is_found(tmp_path: Path) -> None:
     config = finetune_config(tmp_path, "text-classification")
-    from melete.training.job import job_of
-
     job = job_of(config).prepare(config)
     assert isinstance(job, FinetuneJob)
     config = configs.change(job.settle(config), {"training.micro_batch_rows": 16})
@@ -212,8 +294,6 @@ def test_seeds_and_folds_are_runs_of_their_own(tmp_path: Path) -> None:
 
 def test_folds_hold_out_every_row_once(tmp_path: Path) -> None:
     config = finetune_config(tmp_path, "text-classification", finetuning__folds=3)
-    from melete.training.job import job_of
-
     held = []
     for fold in range(3):
         job = job_of(config).prepare(configs.change(config, {"finetuning.fold": fold}))

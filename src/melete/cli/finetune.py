@@ -27,6 +27,7 @@ _FLAGS = {
     "batch_size": "finetuning.batch_size",
     "minutes": "finetuning.minutes",
     "metric": "finetuning.metric",
+    "patience": "training.patience",
     "rate": "optimizer.learning_rate",
     "context": "training.context",
     "lora": "finetuning.lora.rank",
@@ -51,6 +52,7 @@ _SWITCHES = ("find_rate", "head_only", "crf", "drop_leaks", "strict")
 @click.option("--minutes", type=float, help="Fewer epochs where they would take longer.")
 @click.option("--context", type=int, help="Most tokens of a text. [256]")
 @click.option("--metric", help="The figure that decides which weights are kept.")
+@click.option("--patience", type=int, help="Stop early: after so many evaluations without a better figure.")
 @click.option("--lora", type=int, metavar="RANK", help="Train small matrices beside those of the model.")
 @click.option("--head-only", is_flag=True, help="Train nothing but the last layer.")
 @click.option(
@@ -74,8 +76,28 @@ def command(
 ) -> None:
     """Train a model for TASK on labelled rows, and score it beside a linear model of the same rows.
 
-    Rows are csv, tsv, jsonl, parquet, CoNLL or SQuAD files, or a named set; columns are found by themselves. The
-    keys of the section [finetuning] hold the craft: layer-wise rates, freezing, LoRA, R-Drop, augmentation, ...
+    Rows are csv, tsv, jsonl, parquet, CoNLL or SQuAD files, or a named set; columns are found by themselves, and what
+    is wrong with the rows is told first.
+
+    Few labels want craft. Each of these is typed behind --set, or written in a recipe for melete train:
+
+    \b
+      finetuning.layer_decay=0.9          a layer learns at this share of the rate of the one above it
+      finetuning.head_rate=5              the last layer learns at a multiple of the rate below it
+      finetuning.freeze_layers=2          the embeddings and so many layers stay as they are
+      finetuning.unfreeze=0.5             layers thaw one by one from the top, over this share of the training
+      finetuning.lora.alpha=32            with --lora: how much the small matrices count; also lora.dropout
+      finetuning.lora.targets=["query"]   with --lora: ends of the names of the matrices they stand beside
+      finetuning.label_smoothing=0.1      so much of each answer is spread over the other labels
+      finetuning.class_weights=balanced   rare labels count for more
+      finetuning.dropout=0.2              before the last layer
+      finetuning.r_drop=1                 R-Drop: two passes with other dropout shall agree, times this
+      finetuning.adversarial=0.5          FGM: a second pass, its embeddings moved so far against the model
+      finetuning.augmentation.delete=0.1  share of a text's tokens left out; also swap, replace and mask (noise)
+      finetuning.augmentation.shuffle=1   share of the texts whose sentences change places
+      finetuning.overlap=0.5              share of a window of a long text that stands in the next one too
+      finetuning.pairs=contrastive        with --bi-encoder: tell pairs apart; also temperature and pooling
+      finetuning.split_seed=1             other rows are held out
 
     \b
     Examples:

@@ -14,6 +14,7 @@ from torch import Tensor
 from melete.config import PAIRINGS
 from melete.data.batch import Batch, Example, ExampleKey
 from melete.data.batching import lay_out
+from melete.errors import InputError
 from melete.models.base import Network
 from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora, augmented_piece
 from melete.tasks.feature_extraction import vectors, write_layout
@@ -58,6 +59,8 @@ class Similarity(LabelledObjective):
     ) -> None:
         super().__init__(model, craft, pad_id, lora)
         assert kind in PAIRINGS
+        if craft.label_smoothing:
+            raise InputError("a cosine has no labels to smooth", where="finetuning.label_smoothing")
         self.kind, self.temperature, self.pooling = kind, temperature, pooling
         self.micro_batch_fixed = kind == "contrastive"
 

@@ -20,7 +20,7 @@ from melete.config import AugmentationSection, FinetuningSection, RunConfig
 from melete.console import duration, say
 from melete.data.augmentation import Augmentation
 from melete.data.batch import Batch, Example
-from melete.data.labelled.rows import CLASSIFICATION, LabelledRow
+from melete.data.labelled.rows import CLASSIFICATION, TAGGING, LabelledRow
 from melete.data.labelled.sets import LabelledSet
 from melete.data.sampling import rng_for
 from melete.data.text_batches import AllTexts, TextBatches
@@ -161,12 +161,17 @@ class FinetuneJob(Job):
             preset(section.source, **section.config)
         else:
             load_config(locate(section.source))
-        if config.finetuning.augmentation != AugmentationSection() and not cls.changeable:
+        tuning = config.finetuning
+        if tuning.augmentation != AugmentationSection() and not cls.changeable:
             raise InputError(f"the labels of {cls.task} belong to words", where="finetuning.augmentation")
+        if tuning.class_weights and cls.task not in (CLASSIFICATION, TAGGING):
+            raise InputError(f"{cls.task} has no labels to weigh", where="finetuning.class_weights")
+        if tuning.crf and cls.task != TAGGING:
+            raise InputError(f"{cls.task} has no tags", where="finetuning.crf", expected=TAGGING)
         if config.evaluation.baseline and cls.task == CLASSIFICATION and find_spec("sklearn") is None:
             do = "install it with `pip install 'melete[baselines]'`, or leave the baseline out with --no-baseline"
             raise InputError("the linear baseline needs scikit-learn", do=do)
-        if config.finetuning.lora.rank and is_spec(section.source):
+        if tuning.lora.rank and is_spec(section.source):
             raise InputError(
                 "LoRA trains beside a model that has learnt something", where="finetuning.lora.rank"
             )

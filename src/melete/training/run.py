@@ -187,6 +187,8 @@ def _train(
             command=" ".join(sys.argv),
         )
     reason = trainer.train()
+    if reason == "early stop":
+        say(f"stopped early: {t.patience} evaluations in a row without a better {objective.deciding}")
     if reason != "signal":
         _write_final(config, folder, job, trainer)
         for prompt, text in job.samples(config, objective):
