@@ -100,7 +100,39 @@ def test_a_scorecard_says_how_much_better_and_where_it_is_wrong() -> None:
     assert errors[0] | {"where": ""} == {
         "where": "",
         "texts": ["text 7"],
-        "right": ["c"],
+        "right": "c",
         "said": "b",
         "probability": 0.9,
     }
+
+
+def worst(task: str, rows: list[Any], answers: list[dict[str, Any]], **labels: Any) -> list[dict[str, Any]]:
+    return score_answers(exam_of(task, rows, **labels), {"model": answers}).figures["errors"]
+
+
+def test_errors_of_tags_are_the_stretches_that_differ() -> None:
+    rows = [
+        TagRow(("Ada", "saw", "New", "York"), ("B-PER", "O", "B-LOC", "I-LOC")),
+        TagRow(("nothing", "here"), ("O", "O")),
+    ]
+    said = [{"tags": ["B-PER", "O", "O", "B-LOC"]}, {"tags": ["O", "O"]}]
+    (error,) = worst("token-classification", rows, said)  # a sentence without entities is no error
+    assert (error["right"], error["said"]) == (["New York [LOC]"], ["York [LOC]"])
+    words = [TagRow(("time", "flies"), ("NOUN", "VERB"))]
+    (error,) = worst("token-classification", words, [{"tags": ["NOUN", "NOUN"]}])
+    assert (error["right"], error["said"]) == (["flies [VERB]"], ["flies [NOUN]"])
+
+
+def test_errors_of_scores_are_the_furthest_first() -> None:
+    rows = [ScoreRow("x", "y", score) for score in (1.0, 2.0, 3.0)]
+    errors = worst("sentence-similarity", rows, [{"score": x} for x in (1.0, 2.5, 1.0)])
+    assert [(error["right"], error["said"]) for error in errors] == [(3.0, 1.0), (2.0, 2.5)]
+
+
+def test_errors_of_questions_show_what_surrounds_the_answer() -> None:
+    context = "x " * 500 + "It is blue. " + "y " * 500
+    row = QuestionRow("Which?", context, (Span("blue", context.index("blue"), 0), Span("blue", None, 0)))
+    (error,) = worst("question-answering", [row], [{"answer": "x"}])
+    assert error["right"] == "blue"
+    assert "It is blue." in error["texts"][1]
+    assert len(error["texts"][1]) < 400

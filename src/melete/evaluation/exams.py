@@ -67,6 +67,10 @@ class Exam(ABC):
             rows: their numbers, int64 (R,), which may come several times.
         """
 
+    @abstractmethod
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """How right each answer is by itself, float (N,): 1 where there is nothing to mend."""
+
     def figures(self, marks: np.ndarray) -> dict[str, float]:
         """Every figure of all rows."""
         every = np.arange(len(self.rows))
@@ -119,6 +123,10 @@ class OneLabel(Exam):
         scores = class_scores(truth, said, count + 1)
         return scores.mean("macro")[2] if name == "f1_macro" else float(scores.f1[1])
 
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """See `Exam.each`."""
+        return (marks[:, 0] == self.truth).astype(float)
+
 
 class SeveralLabels(Exam):
     """Marks are which labels were said: bool (N, labels)."""
@@ -144,6 +152,10 @@ class SeveralLabels(Exam):
         scores = class_scores(self.truth[rows], marks, len(self.labels))
         return scores.mean("micro" if name == "f1" else "macro")[2]
 
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """See `Exam.each`."""
+        return (self.truth == marks).mean(1)
+
 
 class Numbers(Exam):
     """Marks are the numbers that were said: float (N,)."""
@@ -161,6 +173,11 @@ class Numbers(Exam):
     def figure(self, name: str, marks: np.ndarray, rows: np.ndarray) -> float:
         """See `Exam.figure`."""
         return (spearman if name == "spearman" else pearson)(self.truth[rows], marks)
+
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """See `Exam.each`."""
+        spread = float(np.ptp(self.truth)) or 1.0
+        return 1 - np.abs(self.truth - marks) / spread
 
 
 class Entities(Exam):
@@ -182,6 +199,13 @@ class Entities(Exam):
             return f1_of_counts(marks)
         hits, there, said = marks.sum(0)
         return float(hits / max(said if name == "precision" else there, 1))
+
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """See `Exam.each`."""
+        hits, both = marks[:, 0], marks[:, 1] + marks[:, 2]
+        return np.where(
+            both > 0, 2 * hits / np.maximum(both, 1), 1.0
+        )  # nothing there and nothing said is right
 
 
 class Tags(Exam):
@@ -208,6 +232,10 @@ class Tags(Exam):
         right, words = marks.sum(0)
         return float(right / max(words, 1))
 
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """See `Exam.each`."""
+        return np.where(marks[:, 1] > 0, marks[:, 0] / np.maximum(marks[:, 1], 1), 1.0)
+
 
 class Answers(Exam):
     """Marks are exact match and F1 of each question: float (N, 2); by CMRC's rules where contexts are Chinese."""
@@ -228,6 +256,10 @@ class Answers(Exam):
     def figure(self, name: str, marks: np.ndarray, rows: np.ndarray) -> float:
         """See `Exam.figure`."""
         return float(marks[:, self.names.index(name)].mean())
+
+    def each(self, marks: np.ndarray) -> np.ndarray:
+        """See `Exam.each`."""
+        return marks[:, 0]
 
 
 # task -> the type of its rows

@@ -73,6 +73,12 @@ def t(key: str, **values: tuple[str, str] | str) -> str:
     return f'<span lang="en">{english}</span><span lang="zh">{chinese}</span>'
 
 
+def names(key: str) -> tuple[str, str]:
+    """What a figure or a baseline is called in both languages; as it is where there are no words for it."""
+    plain = key.replace("_", " ")
+    return WORDS.get(key, (plain, plain))
+
+
 def t_pair(english: str, chinese: str) -> str:
     """A text of which each language has its own."""
     return f'<span lang="en">{esc(english)}</span><span lang="zh">{esc(chinese)}</span>'

@@ -134,7 +134,7 @@ function hover(box, picture, lines, at) {
 }
 
 function drawAll() {
-  for (const box of document.querySelectorAll(".chart")) {
+  for (const box of document.querySelectorAll("[data-chart]")) {
     const name = box.dataset.chart;
     if (name.startsWith("figure-")) { draw(box, [{ xs: data.figure_step, ys: data[name], kind: "valid" }], false); continue; }
     if (name !== "loss") { draw(box, [{ xs: data.step, ys: data[name], kind: "plain", zero: true }], false); continue; }

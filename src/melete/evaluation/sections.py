@@ -11,7 +11,7 @@ from typing import Any
 
 from melete.console import duration
 from melete.data.labelled.rows import LABELLED_TASKS
-from melete.evaluation.page import t, t_pair
+from melete.evaluation.page import names, t, t_pair
 from melete.evaluation.runs import RunSummary, number
 from melete.evaluation.task_sections import headline
 from melete.evaluation.words import WORDS
@@ -90,7 +90,7 @@ def result_table(table: list[Event]) -> str:
         *(key for key in named if key not in LOWER_IS_BETTER),
     ]
     baseline = _baseline(table)
-    head = "".join(f"<th>{_word(key)}</th>" for key in ["name", *columns])
+    head = "".join(f"<th>{t_pair(*names(key))}</th>" for key in ["name", *columns])
     rows = []
     for row in table:
         cells = "".join(_cell(row, key, baseline, table) for key in columns)
@@ -147,7 +147,7 @@ def curve_boxes(events: dict[str, list[Event]]) -> str:
     charts = [(name, name) for name in ("lr", "grad_norm", "rate")]
     charts = [*((name, f"figure-{name}") for name in figure_names(events)), *charts]
     small = "".join(
-        f"<figure><figcaption>{_word(name)}</figcaption>"
+        f"<figure><figcaption>{t_pair(*names(name))}</figcaption>"
         f'<div class="chart" data-chart="{esc(chart)}"></div></figure>'
         for name, chart in charts
     )
@@ -167,11 +167,6 @@ def figure_names(events: dict[str, list[Event]]) -> list[str]:
             if isinstance(name, str) and name != "loss":
                 found.setdefault(name, set()).add(number(value))
     return [name for name, values in found.items() if len(values - {None}) > 1]
-
-
-def _word(key: str) -> str:
-    """A name of a figure in both languages, or as it is."""
-    return t(key) if key in WORDS else esc(key.replace("_", " "))
 
 
 def quotation(sample: dict[str, Any], step: str = "") -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from melete.console import Progress
-from melete.data.labelled.rows import LabelledRow
-from melete.evaluation.exams import Answer, Exam, OneLabel
+from melete.data.labelled.rows import LabelledRow, QuestionRow, TagRow
+from melete.evaluation.exams import Answer, Entities, Exam, OneLabel
 from melete.metrics.classification import calibration, confusion
 from melete.metrics.intervals import Comparison
+from melete.metrics.tagging import entities
 from melete.tasks.base import Predictor
 
 MOST_ERRORS = 20
 # Most labels whose confusions are shown.
 MOST_LABELS = 30
+# Of a text whose answer is wrong.
+MOST_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -107,42 +111,60 @@ def _one_label(exam: OneLabel, marks: np.ndarray) -> dict[str, Any]:
 
 def _errors(exam: Exam, answers: Sequence[Answer], marks: np.ndarray) -> list[dict[str, Any]]:
     """The rows that are most wrong, the surest first."""
-    each = np.array([exam.figure(exam.main, marks[i : i + 1], np.array([i])) for i in range(len(answers))])
+    each = exam.each(marks)
     sure = np.array([_certainty(answer) for answer in answers])
-    order = np.lexsort((-sure, np.nan_to_num(each, nan=1.0)))
-    wrong = [int(i) for i in order[:MOST_ERRORS] if each[i] < 1]
-    return [
-        {
-            "where": exam.rows[i].where,
-            "texts": _shown(exam.rows[i]),
-            "right": _plain(exam.rows[i].answer),
-            "said": _said(answers[i]),
-            "probability": float(sure[i]),
-        }
-        for i in wrong
-    ]
+    worst = [i for i in np.lexsort((-sure, each))[:MOST_ERRORS].tolist() if each[i] < 1]
+    errors = []
+    for i in worst:
+        row = exam.rows[i]
+        right, said = _right_and_said(row, answers[i], isinstance(exam, Entities))
+        errors.append(
+            {"where": row.where, "texts": _shown(row), "right": right, "said": said}
+            | {"probability": None if math.isnan(sure[i]) else float(sure[i])}
+        )
+    return errors
 
 
 def _certainty(answer: Answer) -> float:
-    """How sure a model was, where it says so."""
+    """How sure a model was; NaN where it does not say."""
     shares = answer.get("probabilities")
     if isinstance(shares, Mapping):
-        return max(shares.values(), default=0.0)
+        return max(shares.values(), default=math.nan)
     if isinstance(shares, Sequence):
-        return min(shares, default=0.0)
-    return float(answer.get("score") or 0.0)
+        return min(shares, default=math.nan)
+    return float(answer.get("score", math.nan)) if "answer" in answer else math.nan
 
 
 def _shown(row: LabelledRow) -> list[str]:
-    return [text[:300] for text in row.texts][:60]
+    """The texts of a row as far as a page has room; of a context, what surrounds the answer."""
+    if isinstance(row, QuestionRow):
+        place = next((span.start for span in row.answers or () if span.start is not None), 0)
+        begin = max(place - MOST_CHARACTERS // 2, 0)
+        around = row.context[begin : begin + MOST_CHARACTERS]
+        return [row.question, f"…{around}" if begin else around]
+    return [text[:MOST_CHARACTERS] for text in row.texts]
 
 
-def _plain(answer: Any) -> Any:
-    """As JSON has it."""
-    return list(answer) if isinstance(answer, tuple) else answer
+def _right_and_said(row: LabelledRow, answer: Answer, entities_alone: bool) -> tuple[Any, Any]:
+    """What would be right and what was said, as JSON has it; of tags only where the two differ."""
+    said = next(answer[key] for key in ("label", "labels", "tags", "answer", "score") if key in answer)
+    right = row.answer
+    if isinstance(row, TagRow):
+        stretches = _entities if entities_alone else _tagged
+        (gold, found) = (stretches(row, tags) for tags in (row.classes, said))
+        return [one for one in gold if one not in found], [one for one in found if one not in gold]
+    if isinstance(right, tuple):
+        right = list(dict.fromkeys(right))
+        return (right[0], said) if len(right) == 1 else (right, said)
+    return right, said
 
 
-def _said(answer: Answer) -> Any:
-    return next(
-        (answer[key] for key in ("label", "labels", "tags", "answer", "score") if key in answer), None
-    )
+def _entities(row: TagRow, tags: Sequence[str]) -> list[str]:
+    return [
+        f"{replace(row, words=row.words[start:stop]).texts[0]} [{kind}]"
+        for kind, start, stop in entities(tags)
+    ]
+
+
+def _tagged(row: TagRow, tags: Sequence[str]) -> list[str]:
+    return [f"{word} [{tag}]" for word, tag in zip(row.words, tags, strict=True)]

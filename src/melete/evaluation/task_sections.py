@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from html import escape as esc
+from pathlib import PurePath
 from typing import Any
 
-from melete.evaluation.page import t
+from melete.evaluation.page import names, t, t_pair
 from melete.evaluation.runs import number
 
-_SIZE, _EDGE = 220, 28  # of the calibration plot, in pixels
+_SIZE, _EDGE = 270, 40  # of the calibration plot, in pixels
+_LONG_LABEL = 6  # characters: longer ones stand upright above a table of many columns
+_MANY_LABELS = 4
 
 
 def figure_table(result: dict[str, Any]) -> str:
@@ -17,8 +20,8 @@ def figure_table(result: dict[str, Any]) -> str:
     hidden = {"name", "low", "high", "difference", "p_value", metric}
     others = [key for key in table[0] if key not in hidden]
     several = len(table) > 1
-    names = [metric, "interval", *others, *(["difference"] if several else [])]
-    head = "".join(f"<th>{_word(name)}</th>" for name in ["name", *names])
+    columns = [metric, "interval", *others, *(["difference"] if several else [])]
+    head = "".join(f"<th>{t_pair(*names(column))}</th>" for column in ["name", *columns])
     rows = []
     for i, row in enumerate(table):
         value, low, high = (number(row.get(key)) for key in (metric, "low", "high"))
@@ -28,11 +31,13 @@ def figure_table(result: dict[str, Any]) -> str:
         cells += [f"<td>{_figure(number(row.get(key)))}</td>" for key in others]
         if several:
             cells.append(_difference(row.get("difference")))
+        name = str(row.get("name", ""))
+        heading = f"<th>{t_pair(*names(name)) if i else esc(name)}</th>"  # a model may be called as it likes
         kind = ' class="baseline"' if i else ""
-        rows.append(f"<tr{kind}><th>{esc(str(row.get('name', '')))}</th>{''.join(cells)}</tr>")
+        rows.append(f"<tr{kind}>{heading}{''.join(cells)}</tr>")
     says = t("figures_say", rows=f"{result.get('rows', 0):,}")
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table>{body}</table></div><p class="small">{says}</p>'
+    return f'<div class="wide"><table class="figures">{body}</table></div><p class="small">{says}</p>'
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -46,8 +51,8 @@ def headline(result: dict[str, Any]) -> str:
     words = t(
         "ahead" if change >= 0 else "behind",
         points=f"{100 * abs(change):.1f}",
-        metric=metric.replace("_", " "),
-        baseline=str(best.get("name", "")),
+        metric=names(metric),
+        baseline=names(str(best.get("name", ""))),
     )
     return f'<p class="headline{" bad" if change < 0 else ""}">{words}</p>'
 
@@ -62,83 +67,88 @@ def _difference(bounds: Any) -> str:
 
 def confusion_table(result: dict[str, Any]) -> str:
     """How many rows of each label (down) were given each label (across)."""
-    labels, counts = result.get("labels") or [], result.get("confusion") or []
+    labels, counts = [str(label) for label in result.get("labels") or []], result.get("confusion") or []
     if not counts:
         return ""
-    head = "".join(f"<th>{esc(str(label))}</th>" for label in labels)
+    upright = len(labels) > _MANY_LABELS and max(map(len, labels)) > _LONG_LABEL
+    head = "".join(f"<th><span>{esc(label)}</span></th>" for label in labels)
     rows = []
-    for i, (label, row) in enumerate(zip(labels, counts, strict=False)):
+    for i, (label, row) in enumerate(zip(labels, counts, strict=True)):
         total = max(sum(row), 1)
         cells = "".join(
             f'<td class="{"right" if i == j else "wrong"}" style="--share:{count / total:.3f}">'
             f"{f'{count:,}' if count else ''}</td>"
             for j, count in enumerate(row)
         )
-        rows.append(f"<tr><th>{esc(str(label))}</th>{cells}</tr>")
-    table = f'<table class="confusion"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        rows.append(f"<tr><th>{esc(label)}</th>{cells}</tr>")
+    head = f"<thead><tr><th>{t('confusion_axes')}</th>{head}</tr></thead>"
+    kind = "confusion upright" if upright else "confusion"
+    table = f'<table class="{kind}">{head}<tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="wide">{table}</div><p class="small">{t("confusion_says")}</p>'
 
 
 def calibration_plot(result: dict[str, Any]) -> str:
     """Confidence beside accuracy, and what would be right."""
     found = result.get("calibration") or {}
-    points = list(
-        zip(found.get("confidence", []), found.get("accuracy", []), found.get("counts", []), strict=False)
-    )
+    columns = (found.get(key) or [] for key in ("confidence", "accuracy", "counts"))
+    points = list(zip(*columns, strict=True))
     if not points:
         return ""
     most, inner = max(count for _, _, count in points), _SIZE - 2 * _EDGE
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return _EDGE + x * inner, _SIZE - _EDGE - y * inner
+    def x_of(share: float) -> float:
+        return round(_EDGE + share * inner, 1)
 
-    (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
+    def y_of(share: float) -> float:
+        return round(_SIZE - _EDGE - share * inner, 1)
+
     marks = "".join(
-        f'<circle cx="{place(x, y)[0]:.1f}" cy="{place(x, y)[1]:.1f}" r="{3 + 5 * (count / most) ** 0.5:.1f}">'
-        f"<title>{x:.0%} → {y:.0%} ({count:,})</title></circle>"
-        for x, y, count in points
+        f'<circle cx="{x_of(sure)}" cy="{y_of(right)}" r="{3 + 6 * (count / most) ** 0.5:.1f}">'
+        f"<title>{sure:.0%} → {right:.0%} ({count:,})</title></circle>"
+        for sure, right, count in points
     )
     ticks = "".join(
-        f'<text x="{place(x, 0)[0]:.0f}" y="{_SIZE - 8}" text-anchor="middle">{x:.0%}</text>'
-        f'<text x="{_EDGE - 4}" y="{place(0, x)[1] + 4:.0f}" text-anchor="end">{x:.0%}</text>'
-        for x in (0.0, 0.5, 1.0)
+        f'<text x="{x_of(share)}" y="{y_of(0) + 18}" text-anchor="middle">{share:.0%}</text>'
+        f'<text x="{x_of(0) - 6}" y="{y_of(share) + 4}" text-anchor="end">{share:.0%}</text>'
+        for share in (0.0, 0.5, 1.0)
     )
-    line = f'<line class="grid" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}"/>'
-    plot = f'<svg class="calibration" viewBox="0 0 {_SIZE} {_SIZE}" role="img">{line}{marks}{ticks}</svg>'
-    error = number(found.get("error"))
-    says = t("calibration_says", error=f"{error or 0:.1%}")
-    return f'<div class="chart square">{plot}</div><p class="small">{says}</p>'
+    frame = f'<rect x="{x_of(0)}" y="{y_of(1)}" width="{inner}" height="{inner}"/>'
+    line = f'<line x1="{x_of(0)}" y1="{y_of(0)}" x2="{x_of(1)}" y2="{y_of(1)}"/>'
+    plot = (
+        f'<svg class="calibration" viewBox="0 0 {_SIZE} {_SIZE}" role="img">{frame}{line}{marks}{ticks}</svg>'
+    )
+    says = t("calibration_says", error=f"{number(found.get('error')) or 0:.1%}")
+    return f'{plot}<p class="small">{says}</p>'
 
 
 def error_table(result: dict[str, Any]) -> str:
     """The rows that are most wrong, the surest first."""
     errors = result.get("errors") or []
+    columns = ["right", "said"]
+    if any(number(error.get("probability")) is not None for error in errors):
+        columns.append("probability")
     rows = []
     for error in errors:
-        texts = error.get("texts") or []
-        text = " ".join(texts) if len(texts) > 2 else "<br>".join(esc(str(one)) for one in texts)
-        text = esc(text) if len(texts) > 2 else text
-        right, said = (_answer(error.get(key)) for key in ("right", "said"))
-        sure = number(error.get("probability"))
-        where = f'<span class="small">{esc(str(error.get("where", "")))}</span>'
-        cells = f"<td>{text}<br>{where}</td><td>{right}</td><td>{said}</td><td>{_figure(sure)}</td>"
-        rows.append(f"<tr>{cells}</tr>")
+        texts = "<br>".join(esc(str(text)) for text in error.get("texts") or [])
+        where = str(error.get("where", ""))
+        place = f'<span class="small" title="{esc(where)}">{esc(PurePath(where).name)}</span>'
+        cells = "".join(
+            f'<td><span class="label">{t(column)}</span>{_lines(error.get(column))}</td>'
+            for column in columns
+        )
+        rows.append(f"<tr><td>{texts}<br>{place}</td>{cells}</tr>")
     if not rows:
         return ""
-    head = "".join(f"<th>{t(key)}</th>" for key in ("text", "right", "said", "sure"))
+    head = "".join(f"<th>{t(column)}</th>" for column in ("text", *columns))
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table class="text">{body}</table></div>'
+    return f'<table class="text errors">{body}</table><p class="small">{t("errors_say")}</p>'
 
 
-def _answer(value: Any) -> str:
+def _lines(value: Any) -> str:
+    """An answer; a line each where there are several, a dash where there is none."""
     if isinstance(value, list):
-        return esc(" ".join(map(str, value)))
-    return _figure(value) if isinstance(value, float) else esc(str(value))
-
-
-def _word(key: str) -> str:
-    known = ("name", "interval", "difference")
-    return t(key) if key in known else esc(key.replace("_", " "))
+        return "<br>".join(esc(str(one)) for one in value) or "–"
+    return _figure(value) if isinstance(value, float) else esc(str(value)) or "–"
 
 
 def _figure(value: float | None) -> str:
