@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
-from melete.models import build, build_encoder, preset, random_model
-from melete.models.base import Decoder, Network
+from melete.models import build, build_encoder, build_encoder_decoder, preset, random_model
+from melete.models.base import Decoder, EncoderDecoder, Network
 
 VOCAB = 97
 CONTEXT = 32
@@ -46,6 +47,22 @@ ENCODER_SIZES: dict[str, dict[str, Any]] = {
         "intermediate_size": 48,
     },
 }
+_LAYERS = {"num_hidden_layers": 2, "num_decoder_layers": 3}
+ENCODER_DECODER_SIZES: dict[str, dict[str, Any]] = {
+    "marian": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **_LAYERS},
+    "bart": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **_LAYERS},
+    "t5": {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "head_dim": 6,
+        "intermediate_size": 48,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 12,
+        "num_hidden_layers": 2,
+        "num_decoder_layers": 2,  # transformers generates with no more than the encoder has
+    },
+}
+LABELLED = [*SIZES, *ENCODER_SIZES]  # the families that wear heads for rows with answers
 
 
 def tiny(family: str, *, seed: int = 0, init: str = "normal", **overrides: Any) -> Decoder:
@@ -66,6 +83,15 @@ def tiny_encoder(family: str, *, task: str | None = None, seed: int = 0, **overr
     return build_encoder(f"{family}:nano", task=task, seed=seed, init="normal", **fields).eval()
 
 
+def tiny_encoder_decoder(family: str, *, seed: int = 0, **overrides: Any) -> EncoderDecoder:
+    """An encoder-decoder as `tiny`."""
+    fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **ENCODER_DECODER_SIZES[family]}
+    fields |= overrides
+    return build_encoder_decoder(
+        f"{family}:nano", vocab_size=VOCAB, seed=seed, init="normal", **fields
+    ).eval()
+
+
 def tiny_network(family: str, task: str, *, seed: int = 0, **overrides: Any) -> Network:
     """A model of any family with the head of a task, as `tiny`."""
     sizes = (SIZES | ENCODER_SIZES)[family]
@@ -78,6 +104,11 @@ def token_rows(*lengths: int, seed: int = 0, vocab: int = VOCAB) -> list[Tensor]
     """Random token ids of these lengths."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, vocab, (length,), generator=generator) for length in lengths]
+
+
+def answering(sources: list[Tensor], rows: list[Tensor], left: bool = False) -> Batch:
+    """What a decoder reads of each row, beside what its encoder does."""
+    return replace(Batch.from_rows(rows, left=left), source=Batch.from_rows(sources))
 
 
 def packed(*documents: Tensor) -> Batch:

@@ -163,7 +163,7 @@ def test_mistakes_are_named(name: str, fields: dict, message: str) -> None:
 
 
 def test_an_encoder_is_no_causal_model(model) -> None:
-    with pytest.raises(InputError, match="reads in both directions; expected one of gpt2, qwen3"):
+    with pytest.raises(InputError, match="does not continue a text; expected one of gpt2, qwen3"):
         build(model.family)
 
 

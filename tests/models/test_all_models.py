@@ -33,7 +33,7 @@ def part(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def test_every_family_is_in_the_kit_and_complete() -> None:
-    assert {*kit.SIZES, *kit.ENCODER_SIZES} == set(FAMILIES)
+    assert {*kit.SIZES, *kit.ENCODER_SIZES, *kit.ENCODER_DECODER_SIZES} == set(FAMILIES)
     assert set(kit.SIZES) == set(causal_families())
     for name in FAMILIES:
         module = family(name)
@@ -60,6 +60,14 @@ def test_presets_grow_and_have_the_published_sizes() -> None:
     assert millions("electra:base") == pytest.approx(109.5, abs=0.1)
     assert millions("electra:large") == pytest.approx(335.1, abs=0.1)
     assert millions("modernbert:base") == pytest.approx(149.7, abs=0.1)
+    assert millions("marian:opus") == pytest.approx(73.9, abs=0.1)
+    assert millions("marian:base") == pytest.approx(63.1, abs=0.1)
+    assert millions("bart:base") == pytest.approx(139.5, abs=0.1)
+    assert millions("bart:large") == pytest.approx(406.3, abs=0.1)
+    assert millions("t5:t5-small") == pytest.approx(60.5, abs=0.1)
+    assert millions("t5:t5-base") == pytest.approx(222.9, abs=0.1)
+    assert millions("t5:v1.1-small") == pytest.approx(77.0, abs=0.1)
+    assert millions("t5:v1.1-large") == pytest.approx(783.2, abs=0.1)
     assert millions("modernbert:large") == pytest.approx(395.9, abs=0.1)
 
 

@@ -136,7 +136,7 @@ def test_a_config_we_cannot_compute_is_refused(name: str, values, message: str, 
 
 
 def test_an_encoder_is_no_causal_model(bert, tmp_path) -> None:
-    with pytest.raises(InputError, match=r"a bert model reads in both directions.*expected gpt2 or qwen3"):
+    with pytest.raises(InputError, match=r"a bert model does not continue a text.*expected gpt2 or qwen3"):
         load_model(bert)
     save_model(tmp_path / "gpt2", kit.tiny("gpt2"), tokenizer=None)
     with pytest.raises(InputError, match="a gpt2 model is no encoder"):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import kit
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models import FAMILIES, family
+from melete.models import family
 from melete.models.base import Network
 from melete.models.checkpoint import load_model, load_network, save_model
 
@@ -32,7 +32,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "bert"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", kit.LABELLED)
 def test_every_family_has_every_task(name: str, tmp_path) -> None:
     module = family(name)
     assert set(TASKS) <= set(module.HEADS)
@@ -47,7 +47,7 @@ def test_every_family_has_every_task(name: str, tmp_path) -> None:
         assert all(torch.equal(tensor, state[key]) for key, tensor in again.state_dict().items())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", kit.LABELLED)
 def test_a_trunk_is_kept_and_a_new_head_announced(name: str, tmp_path, capsys) -> None:
     """From pretraining to a task, from that task to another, and on to other labels."""
     first = next(iter(family(name).HEADS))
@@ -91,7 +91,7 @@ def test_a_head_of_the_same_name_is_not_taken_for_another_task(folder, capsys) -
 
 def test_dropout_before_the_last_layer_acts_in_training_only() -> None:
     batch = Batch.from_rows(kit.token_rows(9, 5))
-    for name in FAMILIES:
+    for name in kit.LABELLED:
         model = kit.tiny_network(name, "text-classification", classifier_dropout=0.5)
 
         def scores(model: Network = model) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_dropout_before_the_last_layer_acts_in_training_only() -> None:
 
 def test_the_head_of_another_task_is_asked_for_in_vain() -> None:
     batch = Batch.from_rows(kit.token_rows(3))
-    for name in FAMILIES:
+    for name in kit.LABELLED:
         model = kit.tiny_network(name, "question-answering")
         hidden = model.encode(batch)
         with pytest.raises(InputError, match=f"a {name} model for question-answering has no `classifier`"):

@@ -15,7 +15,6 @@ from melete.data.augmentation import Augmentation
 from melete.data.batch import Batch, Example
 from melete.data.sampling import rng_for
 from melete.errors import InputError
-from melete.models import FAMILIES
 from melete.objectives.base import Context
 from melete.objectives.classification import Classification
 from melete.objectives.labelled import Craft, LabelledPiece
@@ -59,7 +58,7 @@ def expected_loss(scores: torch.Tensor, problem: str, **settings: Any) -> torch.
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 def test_the_loss_is_the_mean_over_texts_however_they_are_batched(problem: str, family: str) -> None:
     task, every = objective(problem, family), examples(PROBLEMS[problem])
     with torch.no_grad():
@@ -154,7 +153,7 @@ def test_augmentation_touches_training_texts_only() -> None:
 # -- depths --
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 def test_rates_fall_with_depth_and_the_head_has_its_own(family: str) -> None:
     task = objective(family=family, craft=Craft(layer_decay=0.5, head_rate=4.0))
     rates = {name: task.rate_of(name) for name, _ in task.named_parameters()}
@@ -204,7 +203,7 @@ def test_what_does_not_go_together_is_refused(problem: str, craft: Craft, messag
         objective(problem, craft=craft)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 def test_saving_and_loading_is_the_identity(family: str, tmp_path) -> None:
     task = objective(family=family)
     masters = {name: p.detach() + 1e-4 for name, p in task.named_parameters()}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import kit
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.models import FAMILIES, family
+from melete.models import family
 from melete.models.checkpoint import load_network, save_model
 from melete.nn.lora import LoraLinear
 from melete.objectives.classification import Classification
@@ -49,7 +49,7 @@ def scores(model: Any) -> torch.Tensor:
     return model.class_logits(model.encode(batch), batch)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", kit.LABELLED)
 def test_the_merged_folder_and_the_adapter_are_the_model(name: str, tmp_path: Path) -> None:
     task = objective(name, tmp_path / "base")
     with torch.no_grad():

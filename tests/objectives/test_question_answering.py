@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import kit
 from melete.data.batch import Example
 from melete.data.sampling import rng_for
-from melete.models import FAMILIES
 from melete.objectives.base import Context
 from melete.objectives.labelled import Craft, LabelledPiece
 from melete.objectives.question_answering import QuestionAnsweringLoss
@@ -38,7 +37,7 @@ def examples() -> list[Example]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 def test_the_loss_is_over_the_context_and_the_first_token(family: str) -> None:
     task, every = objective(family), examples()
     with torch.no_grad():

@@ -14,7 +14,6 @@ import kit
 from melete.data.batch import Batch, Example
 from melete.data.sampling import rng_for
 from melete.errors import InputError
-from melete.models import FAMILIES
 from melete.objectives.base import Context
 from melete.objectives.labelled import Craft, LabelledPiece
 from melete.objectives.similarity import ALIKE, Pair, Similarity
@@ -46,7 +45,7 @@ def each(task: Similarity) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("pooling", ["", "first", "last"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 def test_the_cosine_is_drawn_to_the_score(family: str, pooling: str) -> None:
     task = objective(family, pooling=pooling)
     with torch.no_grad():

@@ -14,7 +14,6 @@ import kit
 from melete.data.batch import Example
 from melete.data.sampling import rng_for
 from melete.errors import InputError
-from melete.models import FAMILIES
 from melete.objectives.base import Context
 from melete.objectives.labelled import Craft, LabelledPiece
 from melete.objectives.tagging import Tagging
@@ -45,7 +44,7 @@ def examples() -> list[Example]:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 @pytest.mark.parametrize("crf", [False, True])
 def test_the_loss_is_a_sum_over_words_however_they_are_batched(family: str, crf: bool) -> None:
     task, every = objective(family, crf=crf), examples()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import kit
 from melete.data.batch import Batch
-from melete.models import FAMILIES, family
+from melete.models import family
 from melete.models.base import Decoder, Network
 from melete.models.checkpoint import load_network, save_model
 
@@ -28,7 +28,7 @@ OPENERS = {
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
 }
-WORN = [(name, task) for name in FAMILIES for task in OPENERS]
+WORN = [(name, task) for name in kit.LABELLED for task in OPENERS]
 LABELS = ("no", "yes", "maybe")
 
 
@@ -119,7 +119,7 @@ def test_labels_travel_along(pair) -> None:
         assert any(m.p == 0.3 for m in theirs.modules() if isinstance(m, torch.nn.Dropout))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", kit.LABELLED)
 def test_the_kind_of_problem_gives_the_same_loss(name: str, tmp_path) -> None:
     batch = Batch.from_rows(rows(14, 9, 11), pad_id=PAD)
     problems: list[tuple[str, int, torch.Tensor, Any]] = [

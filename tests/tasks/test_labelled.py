@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import kit
 from melete.data.readers import Row
 from melete.errors import InputError
-from melete.models import FAMILIES
 from melete.models.checkpoint import save_model
 from melete.nn.crf import LinearChain
 from melete.tasks import predictor_class, task_of
@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
     return all(abs(a - b) <= 1e-5 if isinstance(a, float) else a == b for a, b in pairs)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 @pytest.mark.parametrize("task", KINDS)
 def test_answers_do_not_depend_on_the_batch(task: str, family: str) -> None:
     model = predictor(family, task, id2label=LABELS[task])
@@ -97,7 +97,7 @@ def test_probabilities_are_a_distribution_or_one_for_each_label() -> None:
         several.predict("x", threshold=2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kit.LABELLED)
 def test_labels_and_probabilities_are_those_of_the_pipeline(family: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     transformers.utils.logging.set_verbosity_error()

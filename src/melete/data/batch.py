@@ -32,6 +32,7 @@ class Batch:
         doc_starts: row and column of each document's first token, int64 (N, 2), for pooling.
         labels: target tensors by name; -100 is "no target".
         token_type_ids: int64 (B, T), which segment of a pair a token is in; None is all 0.
+        source: what an encoder reads, document by document, where this is what its decoder reads.
     """
 
     input_ids: Tensor
@@ -40,6 +41,7 @@ class Batch:
     doc_starts: Tensor
     labels: dict[str, Tensor] = field(default_factory=dict)
     token_type_ids: Tensor | None = None
+    source: Batch | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[int] | Tensor], pad_id: int = 0, left: bool = False) -> Batch:
@@ -64,8 +66,8 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Real tokens: padding is not counted."""
-        return int((self.doc_ids > 0).sum())
+        """Real tokens, those of the source too: padding is not counted."""
+        return int((self.doc_ids > 0).sum()) + (self.source.tokens if self.source is not None else 0)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -77,4 +79,5 @@ class Batch:
             doc_starts=self.doc_starts.to(device),
             labels={name: label.to(device) for name, label in self.labels.items()},
             token_type_ids=None if self.token_type_ids is None else self.token_type_ids.to(device),
+            source=None if self.source is None else self.source.to(device),
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from melete.errors import InputError
 
 if TYPE_CHECKING:
-    from melete.models.base import Decoder, Encoder, ModelConfig, Network
+    from melete.models.base import Decoder, Encoder, EncoderDecoder, ModelConfig, Network
 
 # family -> module; the module has Config, Model, PRESETS, KEYS, CONFIG_KEYS, HEADS, INITIALISATION, resize_context
 FAMILIES: dict[str, str] = {
@@ -19,6 +19,9 @@ FAMILIES: dict[str, str] = {
     "bert": "melete.models.bert",
     "modernbert": "melete.models.modernbert",
     "electra": "melete.models.electra",
+    "marian": "melete.models.marian",
+    "bart": "melete.models.bart",
+    "t5": "melete.models.t5",
 }
 
 
@@ -44,10 +47,28 @@ def presets(family_name: str) -> list[str]:
 
 
 def causal_families() -> list[str]:
-    """The families that continue a text; the others read it in both directions."""
+    """The families that continue a text."""
     from melete.models.base import Decoder
 
-    return [name for name in FAMILIES if issubclass(family(name).Model, Decoder)]
+    return _families(Decoder)
+
+
+def encoder_families() -> list[str]:
+    """The families that read a text in both directions."""
+    from melete.models.base import Encoder
+
+    return _families(Encoder)
+
+
+def encoder_decoder_families() -> list[str]:
+    """The families that read one text and write another."""
+    from melete.models.base import EncoderDecoder
+
+    return _families(EncoderDecoder)
+
+
+def _families(kind: type[Network]) -> list[str]:
+    return [name for name in FAMILIES if issubclass(family(name).Model, kind)]
 
 
 def preset(name: str, /, **overrides: Any) -> ModelConfig:
@@ -130,13 +151,8 @@ def build(
     """
     from melete.models.base import Decoder
 
-    family_name = name.partition(":")[0]
-    if not issubclass(family(family_name).Model, Decoder):
-        raise InputError(
-            f"{family_name} reads in both directions", expected=f"one of {', '.join(causal_families())}"
-        )
-    sizes = overrides if vocab_size is None else overrides | {"vocab_size": vocab_size}
-    model = random_model(family_name, preset(name, **sizes), seed=seed, init=init)
+    _refuse_others(name, causal_families(), "does not continue a text")
+    model = random_model(*_sized(name, vocab_size, overrides), seed=seed, init=init)
     assert isinstance(model, Decoder)
     return model
 
@@ -156,18 +172,42 @@ def build_encoder(
         task: a key of the family's `HEADS`; None is the first of them.
 
     Raises:
-        InputError: as `build`; a family that is causal, or has no head for this task.
+        InputError: as `build`; a family of another kind, or one that has no head for this task.
     """
     from melete.models.base import Encoder
 
-    family_name = name.partition(":")[0]
-    if not issubclass(family(family_name).Model, Encoder):
-        others = [other for other in FAMILIES if other not in causal_families()]
-        raise InputError(f"{family_name} is no encoder", expected=f"one of {', '.join(others)}")
-    sizes = overrides if vocab_size is None else overrides | {"vocab_size": vocab_size}
-    model = random_model(family_name, preset(name, **sizes), task, seed=seed, init=init)
+    _refuse_others(name, encoder_families(), "is no encoder")
+    model = random_model(*_sized(name, vocab_size, overrides), task, seed=seed, init=init)
     assert isinstance(model, Encoder)
     return model
+
+
+def build_encoder_decoder(
+    name: str, *, vocab_size: int | None = None, seed: int = 0, init: str | None = None, **overrides: Any
+) -> EncoderDecoder:
+    """A new encoder-decoder with random weights; otherwise as `build`.
+
+    Raises:
+        InputError: as `build`; a family of another kind.
+    """
+    from melete.models.base import EncoderDecoder
+
+    _refuse_others(name, encoder_decoder_families(), "is no encoder-decoder")
+    model = random_model(*_sized(name, vocab_size, overrides), seed=seed, init=init)
+    assert isinstance(model, EncoderDecoder)
+    return model
+
+
+def _refuse_others(name: str, families: list[str], reason: str) -> None:
+    own = name.partition(":")[0]
+    family(own)
+    if own not in families:
+        raise InputError(f"{own} {reason}", expected=f"one of {', '.join(families)}")
+
+
+def _sized(name: str, vocab_size: int | None, overrides: dict[str, Any]) -> tuple[str, ModelConfig]:
+    sizes = overrides if vocab_size is None else overrides | {"vocab_size": vocab_size}
+    return name.partition(":")[0], preset(name, **sizes)
 
 
 def _nearest(name: str, names: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.errors import InputError
-from melete.nn.cache import KVCache
+from melete.nn.cache import KVCache, Source
 from melete.nn.linear import Linear
 from melete.nn.pooling import last_tokens
 
@@ -102,6 +102,28 @@ class EncoderConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_onl
             )
 
 
+class EncoderDecoderConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes and switches of an encoder-decoder; see `ModelConfig`. `num_hidden_layers` are the encoder's.
+
+    Attributes:
+        num_decoder_layers: blocks of the decoder.
+        decoder_start_token_id: what the decoder reads first.
+        forced_bos_token_id, forced_eos_token_id: what an answer must begin with, and end with if it grows too long.
+        hidden_dropout: on embeddings, and on what a block adds.
+    """
+
+    num_decoder_layers: Count
+    decoder_start_token_id: int = 0
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    hidden_dropout: Share = 0.0
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+
 @dataclass(frozen=True)
 class Head:
     """What a model wears for a task.
@@ -156,7 +178,7 @@ class Network(nn.Module):
 
     family: ClassVar[str]
     residual: ClassVar[tuple[str, ...]]
-    config: Any  # a ModelConfig: decoders and encoders say which
+    config: Any  # a ModelConfig: each kind of model, or its families, say which
     task: str
 
     @abstractmethod
@@ -315,3 +337,71 @@ class Encoder(Network):
         if torch.compiler.is_exporting():  # rows of one document: a graph cannot ask for the positions
             return self._checked_length(batch.input_ids.shape[1])
         return self._checked_length(int(batch.position_ids.max()) + 1)
+
+
+class EncoderDecoder(Network):
+    """Reads a source in both directions, and writes an answer from left to right: translation, summarisation.
+
+    A batch is what the decoder reads, and its `source` what the encoder does. Each source is read once: `read` gives
+    what every layer of the decoder sees of it, and a cache keeps that, so that the batches that go on have none.
+    """
+
+    @abstractmethod
+    def read(self, source: Batch) -> Source:
+        """Sources as the layers of the decoder see them.
+
+        Raises:
+            InputError: a source longer than the model's context.
+        """
+
+    @abstractmethod
+    def encode(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
+        """Hidden states of the decoder, as they meet the output matrix: (B, T, D).
+
+        Args:
+            batch: `position_ids` go on from the cache where there is one.
+            cache: what was read before; it takes in this batch.
+
+        Raises:
+            InputError: source or answer is longer than the model's context.
+        """
+
+    @property
+    @abstractmethod
+    def head_weight(self) -> Tensor:
+        """The output matrix (V, D), tied or not."""
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """Added to the logits, (V,); None: nothing is."""
+        return None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token: (..., D) -> (..., V)."""
+        return F.linear(hidden, self.head_weight, self.head_bias)
+
+    def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """No family wears such a head: raises InputError; see `Network.class_logits`."""
+        return self._part("classifier")(hidden)
+
+    def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for the decoder; see `Decoder.new_cache`."""
+        weight, config = self.head_weight, self.config
+        return KVCache(
+            config.num_decoder_layers,
+            batch_size,
+            max_length,
+            config.num_attention_heads,
+            config.head_size,
+            dtype or weight.dtype,
+            weight.device,
+        )
+
+    def _source(self, batch: Batch, cache: KVCache | None) -> Source:
+        """What the decoder sees of the source of this batch, or of the one that was read before."""
+        self._checked_length(int(batch.position_ids.max()) + 1)
+        source = self.read(batch.source) if batch.source is not None else cache and cache.source
+        assert source is not None, "neither batch nor cache has a source"
+        if cache is not None:
+            cache.source = source
+        return source

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from melete.errors import InputError, StorageError
 from melete.models import FAMILIES, causal_families, family, random_model, skeleton
-from melete.models.base import Decoder, Encoder, Head, ModelConfig, Network
+from melete.models.base import Decoder, Encoder, EncoderDecoder, Head, ModelConfig, Network
 from melete.models.keymap import make_config
 
 CONFIG = "config.json"
@@ -37,6 +37,14 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
     "chat_template.jinja",
+)
+_SPECIALS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
 )
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
@@ -65,15 +73,11 @@ def save_model(
         "architectures": [head.architecture],
         "dtype": dtype,
     }
-    specials = {
-        name: config[name]
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if config[name] is not None
-    }
+    specials = {name: config[name] for name in _SPECIALS if config.get(name) is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / CONFIG, config)
-        if model.task == "text-generation":
+        if model.task in ("text-generation", "text2text-generation"):
             _write_json(folder / GENERATION, specials)
         if tokenizer is not None and tokenizer != folder:
             for name in TOKENIZER_FILES:
@@ -105,7 +109,7 @@ def load_model(
     model = load_network(folder, max_position_embeddings=max_position_embeddings, rope_scaling=rope_scaling)
     if not isinstance(model, Decoder):
         raise InputError(
-            f"a {model.family} model reads in both directions, and continuing a text needs a causal one",
+            f"a {model.family} model does not continue a text",
             where=str(folder),
             expected=" or ".join(causal_families()),
         )
@@ -136,6 +140,17 @@ def load_encoder(
     )
     if not isinstance(model, Encoder):
         raise InputError(f"a {model.family} model is no encoder", where=str(folder))
+    return model
+
+
+def load_encoder_decoder(folder: Path, *, max_position_embeddings: int | None = None) -> EncoderDecoder:
+    """An encoder-decoder from a folder in the Hugging Face layout; otherwise as `load_model`.
+
+    Raises:
+        InputError: as `load_model`; a family without such a head.
+    """
+    model = load_network(folder, task="text2text-generation", max_position_embeddings=max_position_embeddings)
+    assert isinstance(model, EncoderDecoder)  # no other family has this head
     return model
 
 

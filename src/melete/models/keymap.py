@@ -6,6 +6,7 @@ names it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class KeyTable:
     Attributes:
         pairs: (ours, theirs).
         transposed: ends of our names whose matrices lie the other way round on their side.
+        rows: our names of vectors that are matrices of one row on their side.
         tied: (theirs, theirs): the first is the second where the model ties them; a file may hold both.
         optional_prefix: of their names outside the heads; may be missing from every one of them in a file.
         other_prefixes: what some of their classes have in its place.
@@ -40,6 +42,7 @@ class KeyTable:
 
     pairs: tuple[tuple[str, str], ...]
     transposed: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     optional_prefix: str = ""
     other_prefixes: tuple[str, ...] = ()
@@ -142,12 +145,14 @@ class KeyTable:
 
     def turned(self, ours: str, tensor: Tensor) -> Tensor:
         """A tensor as it lies on the other side."""
+        if ours in self.rows:
+            return tensor[None] if tensor.dim() == 1 else tensor[0]
         return tensor.t() if ours.endswith(self.transposed) and self.transposed else tensor
 
     def _checked(self, ours: str, theirs: str, tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
         turned = self.turned(ours, tensor) if tensor.dim() == 2 else tensor
         if turned.shape != shape:
-            expected = shape[::-1] if turned is not tensor else shape
+            expected = self.turned(ours, torch.empty(shape, device="meta")).shape
             raise InputError(
                 f"{theirs} has shape {tuple(tensor.shape)}",
                 where=where,
@@ -176,7 +181,7 @@ class ConfigTable:
 
     Attributes:
         model_type: what the file calls the family.
-        names: (ours, theirs).
+        names: (ours, theirs); where one of ours stands for several of theirs, they must be equal.
         defaults: what their class takes for a key that is missing; a key without one must be there.
         fixed: their keys whose value our arithmetic fixes: the values accepted, the first of them written.
         extras: our fields they have no word for; written under our name, and only when not zero.
@@ -235,7 +240,13 @@ class ConfigTable:
                 raise InputError(
                     f"no {theirs}", where=where, expected=f"a config of a {self.model_type} model"
                 )
-            ours[name] = values.pop(theirs, self.defaults.get(theirs))
+            value = values.pop(theirs, self.defaults.get(theirs))
+            if ours.setdefault(name, value) != value and value is not None:
+                raise InputError(
+                    f"{theirs} is {value}, which is not supported",
+                    where=where,
+                    expected=f"{ours[name]}, as elsewhere",
+                )
         ours |= {name: values.pop(name) for name in self.extras if name in values}
         ours |= {"id2label": _import_labels(values, where), "problem_type": values.pop("problem_type", None)}
         if unknown := sorted(values.keys() - self.ignored - _IGNORED):
@@ -342,8 +353,13 @@ def _announce(where: str, new: set[str], unused: set[str], anew: str) -> None:
 
 
 def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
-    template, numbers = re.sub(r"(?<=\.)\d+(?=\.)", "{}", name), re.findall(r"(?<=\.)\d+(?=\.)", name)
-    return [target.format(*numbers) for source, target in pairs if source == template]
+    found = ((_pattern(source).fullmatch(name), target) for source, target in pairs)
+    return [target.format(*match.groups()) for match, target in found if match]
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
 
 
 def _matches(name: str, templates: Iterable[str]) -> bool:

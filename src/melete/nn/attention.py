@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from melete.nn.cache import KVCache
+from melete.nn.cache import KVCache, Source
 
 
 @dataclass
@@ -22,27 +22,31 @@ class Mask:
         plain: one document a row and no padding, in the cache too.
         causal: `plain`, the queries are the keys, and see backwards only: attention needs no tensor for its mask.
         allowed: bool (B, 1, T, S), True where the key may be seen; None: as `causal` says, else every key.
+        positions: what is added to the scores of each head, (1, H, T, S): relative positions.
     """
 
     plain: bool
     causal: bool = False
     allowed: Tensor | None = None
+    positions: Tensor | None = None
     _bias: Tensor | None = field(default=None, repr=False)
 
     def bias(self, length: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """The mask as numbers to add to the scores of query heads that share keys; None: every key is seen.
 
         Returns:
-            (groups * T, S) or (B, 1, groups * T, S), made at the first call only.
+            (groups * T, S), (B, 1, groups * T, S) or, with positions, (B or 1, H, T, S); made at the first call only.
         """
-        if self._bias is None and (self.causal or self.allowed is not None):
-            lowest = torch.finfo(dtype).min
-            if self.allowed is None:
-                bias = torch.full((length, length), lowest, dtype=dtype, device=device).triu_(1)
-                self._bias = bias.repeat(groups, 1)
-            else:
-                bias = torch.zeros_like(self.allowed, dtype=dtype).masked_fill_(~self.allowed, lowest)
-                self._bias = bias.repeat(1, 1, groups, 1)
+        if self._bias is None and (self.causal or self.allowed is not None or self.positions is not None):
+            assert groups == 1 or self.positions is None
+            allowed = self.allowed
+            if self.causal:
+                allowed = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+            bias = torch.zeros((), device=device) if self.positions is None else self.positions
+            bias = bias.to(dtype)
+            if allowed is not None:
+                bias = bias.where(allowed, torch.finfo(dtype).min)
+            self._bias = bias.repeat(*[1] * (bias.dim() - 2), groups, 1)
         return self._bias
 
 
@@ -86,29 +90,48 @@ def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
     return Mask(plain, allowed=allowed[:, None])  # (B, 1, T, T)
 
 
+def source_mask(doc_ids: Tensor, source: Source) -> Mask:
+    """A token sees the document of its own number in a source; padding sees all of it, as it may have no like.
+
+    Args:
+        doc_ids: int32 (B, T), of what reads the source; B is a multiple of the source's rows.
+    """
+    if _is_plain(source.doc_ids) and int(doc_ids.max()) <= 1:
+        return Mask(plain=True)
+    reading = doc_ids.view(len(source.doc_ids), -1, 1)  # (R, B / R * T, 1)
+    allowed = (reading == source.doc_ids[:, None, :]) | (reading == 0)
+    return Mask(plain=False, allowed=allowed[:, None])  # (R, 1, B / R * T, S)
+
+
 def _is_plain(doc_ids: Tensor) -> bool:
     """One document a row and no padding. A graph that is being exported must hold for padding too."""
     return not torch.compiler.is_exporting() and bool((doc_ids == 1).all())
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
     """Softmax of the scaled scores, times the values. Query head h reads key-value head h // (H / Hkv).
 
     Args:
         q: (B, H, T, K).
         k, v: (B, Hkv, S, K).
         dropout: probability of dropping a weight; the caller passes 0 outside training.
+        scale: of the scores; None is 1 / sqrt(K).
 
     Returns:
         (B, T, H * K).
     """
     if _matmul_is_faster(q, k):
-        out = _matmul_attention(q, k, v, mask, dropout)
+        out = _matmul_attention(q, k, v, mask, dropout, scale)
     else:
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, K)
-        out = F.scaled_dot_product_attention(q, k, v, mask.allowed, dropout, is_causal=mask.causal)
+        seen, causal = mask.allowed, mask.causal
+        if mask.positions is not None:
+            seen, causal = mask.bias(q.shape[2], 1, q.dtype, q.device), False
+        out = F.scaled_dot_product_attention(q, k, v, seen, dropout, is_causal=causal, scale=scale)
     return out.transpose(1, 2).flatten(2)  # (B, H, T, K) -> (B, T, H * K)
 
 
@@ -125,12 +148,13 @@ def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
     return q.shape[2] == 1 or (q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512)
 
 
-def _matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+def _matmul_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, scale: float | None
+) -> Tensor:
     batch, heads, length, size = q.shape
     kv_heads = k.shape[1]
-    q = (q * size**-0.5).reshape(
-        batch, kv_heads, -1, size
-    )  # (B, Hkv, H / Hkv * T, K): a group shares its keys
+    q = q * (size**-0.5 if scale is None else scale)
+    q = q.reshape(batch, kv_heads, -1, size)  # (B, Hkv, H / Hkv * T, K): a group shares its keys
     scores = q @ k.transpose(2, 3)  # (B, Hkv, H / Hkv * T, S)
     bias = mask.bias(length, heads // kv_heads, scores.dtype, scores.device)
     if bias is not None:

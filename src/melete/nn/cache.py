@@ -1,11 +1,30 @@
-"""Keys and values of the positions a decoder has already read."""
+"""What a decoder has already read: keys and values of its own positions, and of a source."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from melete.errors import InputError
+
+
+@dataclass
+class Source:
+    """Sources that an encoder has read, as each layer of a decoder sees them.
+
+    Attributes:
+        doc_ids: document of each position, int32 (R, S); 0 is padding.
+        layers: keys and values for each layer, (R, H, S, K) each.
+    """
+
+    doc_ids: Tensor
+    layers: list[tuple[Tensor, Tensor]]
+
+    def select(self, rows: Tensor) -> Source:
+        """These rows, in this order."""
+        return Source(self.doc_ids[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
 
 
 class KVCache:
@@ -19,6 +38,7 @@ class KVCache:
         max_length: positions there is room for.
         doc_ids: document of each held position, int32 (B, max_length); 0 is padding.
         plain: no padding and one document a row so far, so that attention needs no mask.
+        source: what was read beside; as many rows in a row share one of its rows as it takes.
     """
 
     def __init__(
@@ -37,6 +57,7 @@ class KVCache:
         self.doc_ids = torch.zeros((batch_size, max_length), dtype=torch.int32, device=device)
         self.length = 0
         self.plain = True
+        self.source: Source | None = None
 
     @property
     def max_length(self) -> int:
@@ -70,8 +91,16 @@ class KVCache:
         self.doc_ids[:, self.length : stop] = doc_ids
         self.length = stop
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order (a row may repeat): finished rows leave, beams move. `rows`: (B',)."""
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Keep these rows, in this order (a row may repeat): finished rows leave, beams move.
+
+        Args:
+            rows: int64 (B',).
+            sources: rows of the source to keep, int64 (R',), each of them for B' / R' rows; None: each row its own.
+        """
+        if self.source is not None:
+            shared = len(self.doc_ids) // len(self.source.doc_ids)
+            self.source = self.source.select(rows // shared if sources is None else sources)
         self.keys = self.keys[:, rows]
         self.values = self.values[:, rows]
         self.doc_ids = self.doc_ids[rows]

@@ -174,6 +174,47 @@ def sinusoids(length: int, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
+class Sinusoids:
+    """The fixed positions of `sinusoids`, made once and kept in float32; no module, as `Rotary` is none."""
+
+    def __init__(self, size: int) -> None:
+        self._table = torch.empty(0, size)  # (S, D)
+
+    def __call__(self, position_ids: Tensor, length: int) -> Tensor:
+        """What stands for each position, float32 (B, T, D).
+
+        Args:
+            position_ids: (B, T), each below `length`.
+            length: positions the table must reach; it grows to the next power of two.
+        """
+        if self._table.shape[0] < length or self._table.device != position_ids.device:
+            table = sinusoids(1 << (length - 1).bit_length(), self._table.shape[1])
+            self._table = table.to(position_ids.device)
+        return self._table[position_ids]
+
+
+def relative_buckets(distance: Tensor, buckets: int, furthest: int, mutual: bool) -> Tensor:
+    """A number for how far a key stands from its query: near ones have one each, further ones share.
+
+    Source: Raffel et al. 2020, section 2.1.
+
+    Args:
+        distance: position of the key minus that of the query, int64.
+        buckets: how many numbers there are.
+        furthest: whatever is so far has the last one.
+        mutual: keys behind the query have the upper half of the numbers; otherwise there are none.
+    """
+    first = torch.zeros_like(distance)
+    if mutual:
+        buckets //= 2
+        first = (distance > 0) * buckets
+    away = distance.abs() if mutual else (-distance).clamp_min(0)
+    near = buckets // 2
+    steps = (away.clamp_min(near).float() / near).log() / math.log(furthest / near) * (buckets - near)
+    far = (near + steps.long()).clamp_max(buckets - 1)
+    return first + torch.where(away < near, away, far)
+
+
 def resized_positions(table: Tensor, length: int) -> Tensor:
     """Learned positions (S, D) for another context: a longer one is interpolated, a shorter one cut."""
     if length <= table.shape[0]:

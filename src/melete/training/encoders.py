@@ -21,7 +21,7 @@ from melete.data.encoder_text import EncoderText, Sample, Samples
 from melete.data.sampling import Phases, rng_for
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
-from melete.models import build_encoder, causal_families, family, is_spec
+from melete.models import build_encoder, encoder_families, family, is_spec
 from melete.models.checkpoint import load_encoder, locate
 from melete.models.electra import Model as Electra
 from melete.models.electra_pair import GENERATOR, build_generator, load_pair
@@ -274,7 +274,7 @@ class MaskedJob(EncoderJob):
     @classmethod
     def suits(cls, family: str) -> bool:
         """See `Job.suits`."""
-        return family not in causal_families()
+        return family in encoder_families()
 
     @classmethod
     def check(cls, config: RunConfig) -> None:

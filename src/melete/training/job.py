@@ -72,7 +72,10 @@ def family_of(config: RunConfig) -> str:
 
 def _own(family: str) -> str:
     """What a family is trained by where nobody says otherwise."""
-    return next(name for name in JOBS if _load(name).suits(family))
+    for name in JOBS:
+        if _load(name).suits(family):
+            return name
+    raise InputError(f"no kind of run trains {family}", where="model.source")
 
 
 def _load(name: str) -> type[Job]:
