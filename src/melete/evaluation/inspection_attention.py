@@ -40,13 +40,17 @@ def _weights(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    scale: float | None = None,
 ) -> Tensor:
     """(B, H, T, S) of what `scaled_dot_product_attention` is called with."""
-    scores = query.float() @ key.float().transpose(-2, -1) * query.shape[-1] ** -0.5
+    scores = query.float() @ key.float().transpose(-2, -1)
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril_()
-    if attn_mask is not None:
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
     return scores.softmax(-1)
 
 
