@@ -250,7 +250,7 @@ def test_labels_of_another_model_are_refused(
 ) -> None:
     (here / "v.tsv").write_text(table("x y z\tmixed", "x y\tpos"))
     assert melete("evaluate", tuned, "--data", "v.tsv") == 2
-    assert "v.tsv:2: label 'mixed'; expected one of the model's: neg, pos" in capsys.readouterr().err
+    assert f"v.tsv:2: label 'mixed'; expected one that {tuned} has: neg, pos" in capsys.readouterr().err
 
 
 def test_a_folder_whose_labels_contradict_its_weights_is_refused(

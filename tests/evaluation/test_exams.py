@@ -124,9 +124,9 @@ def test_errors_of_tags_are_the_stretches_that_differ() -> None:
 
 
 def test_errors_of_scores_are_the_furthest_first() -> None:
-    rows = [ScoreRow("x", "y", score) for score in (1.0, 2.0, 3.0)]
-    errors = worst("sentence-similarity", rows, [{"score": x} for x in (1.0, 2.5, 1.0)])
-    assert [(error["right"], error["said"]) for error in errors] == [(3.0, 1.0), (2.0, 2.5)]
+    rows = [ScoreRow("x", "y", score) for score in (1.0, 2.0, 3.0, 4.0)]
+    errors = worst("sentence-similarity", rows, [{"score": x} for x in (0.1, 0.6, 0.9, 0.3)])  # a cosine
+    assert [(error["right"], error["said"]) for error in errors] == [(4.0, 0.3), (2.0, 0.6), (3.0, 0.9)]
 
 
 def test_errors_of_questions_show_what_surrounds_the_answer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from melete.console import printable, say
 from melete.errors import InputError
 
 if TYPE_CHECKING:
+    from melete.data.labelled.rows import LabelledRow
     from melete.data.labelled.sets import LabelledSet
     from melete.data.lint import Report
+    from melete.tasks.labelled import LabelledPredictor
 
 _LABELS = 20  # shown of more
 _TEXTS, _CHARACTERS = 2, 100
@@ -37,6 +40,43 @@ COLUMNS = click.option(
     help="The column of a role (text, text_pair, label, labels, score, words, tags, question, context, answers); "
     "may be repeated. Default: found by name and content.",
 )
+
+
+def labelled_rows(
+    data: str,
+    task: str,
+    columns: dict[str, str],
+    *,
+    part: str = "valid",
+    split: str | None = None,
+    seed: int = 0,
+) -> list[LabelledRow]:
+    """All rows of a file, or a part of a named set or of a folder.
+
+    Args:
+        split: train, valid or all, where a person asked for it: then a file is split as in training.
+    """
+    from melete.data.labelled.files import read_labelled
+    from melete.data.labelled.sets import SETS, load_labelled
+
+    split = split or (part if data in SETS or os.path.isdir(data) else None)
+    if split is None:
+        return list(read_labelled(data, task, columns=columns))
+    found = load_labelled(data, task, columns=columns, seed=seed)
+    return {"train": found.train, "valid": found.valid, "all": [*found.train, *found.valid]}[split]
+
+
+def check_labels(rows: list[LabelledRow], predictor: LabelledPredictor, model: str) -> None:
+    """Refuse rows that are for another model.
+
+    Raises:
+        InputError: a label that the model does not have.
+    """
+    known = set(predictor.labels)
+    for row in rows:
+        if unknown := next((name for name in row.classes if name not in known), None):
+            names = ", ".join(predictor.labels[:20]) + (", ..." if len(known) > 20 else "")
+            raise InputError(f"label {unknown!r}", where=row.where, expected=f"one that {model} has: {names}")
 
 
 def inspect(source: tuple[str, ...], task: str, as_json: bool, options: dict[str, Any]) -> None:

@@ -79,9 +79,9 @@ def _write(
     count = 0
     lines = whole_file(Path(out)) if out is not None and not array else nullcontext()
     with Progress("embedding", "texts") as progress, lines as file:
-        for answer in predictor.stream(Row({"text": row.values["text"]}, row.file, row.line) for row in rows):
+        texts_alone = (Row({"text": row.values["text"]}, row.file, row.line) for row in rows)
+        for answer in predictor.stream(texts_alone, advance=progress.advance):
             count += 1
-            progress.advance(1)
             if array:
                 kept.append(answer["embedding"])
             elif file is not None:

@@ -90,7 +90,7 @@ def command(
         show_any_character()
     count = 0
     with Progress("predicting", "texts") as progress, whole_file(Path(out)) if out else nullcontext() as file:
-        for answer in predictor.stream(rows):
+        for answer in predictor.stream(rows, advance=progress.advance):
             line = (
                 printable(predictor.in_words(answer)) if in_words else json.dumps(answer, ensure_ascii=False)
             )
@@ -99,7 +99,6 @@ def command(
             else:  # JSON is UTF-8, whatever the terminal is set to
                 click.echo(line if in_words else line.encode())
             count += 1
-            progress.advance(1)
     answered = f"{count:,} text{'s' if count != 1 else ''} answered"
     say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
     example = texts[0] if texts else "..."

@@ -30,7 +30,7 @@ from melete.data.scripts import HAN
 from melete.metrics.classification import accuracy, class_scores, confusion, matthews, roc_auc
 from melete.metrics.intervals import Comparison, Interval, bootstrap, compare
 from melete.metrics.question_answering import cmrc, squad
-from melete.metrics.regression import pearson, spearman
+from melete.metrics.regression import pearson, ranks, spearman
 from melete.metrics.tagging import entity_counts, f1_of_counts, marks_entities
 
 Answer = Mapping[str, Any]
@@ -175,9 +175,8 @@ class Numbers(Exam):
         return (spearman if name == "spearman" else pearson)(self.truth[rows], marks)
 
     def each(self, marks: np.ndarray) -> np.ndarray:
-        """See `Exam.each`."""
-        spread = float(np.ptp(self.truth)) or 1.0
-        return 1 - np.abs(self.truth - marks) / spread
+        """See `Exam.each`; by ranks, since a cosine has another scale than what people said."""
+        return 1 - np.abs(ranks(self.truth) - ranks(marks)) / len(marks)
 
 
 class Entities(Exam):

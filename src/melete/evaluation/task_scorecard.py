@@ -60,12 +60,8 @@ def score_answers(exam: Exam, answers: Mapping[str, Sequence[Answer]]) -> Scored
 
 def answer_rows(predictor: Predictor, rows: Sequence[LabelledRow]) -> list[dict[str, Any]]:
     """What a predictor says of rows."""
-    answers: list[dict[str, Any]] = []
     with Progress("predicting", "rows", len(rows)) as progress:
-        for answer in predictor.stream(row.inputs for row in rows):
-            answers.append(answer)
-            progress.advance(1)
-    return answers
+        return list(predictor.stream((row.inputs for row in rows), advance=progress.advance))
 
 
 def _row(exam: Exam, name: str, marks: np.ndarray, beside: Comparison | None) -> dict[str, Any]:
@@ -80,7 +76,7 @@ def _row(exam: Exam, name: str, marks: np.ndarray, beside: Comparison | None) ->
 def _lines(exam: Exam, table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A line a model; the last column says by how much the first is better."""
     several = len(table) > 1
-    lines = [["held-out rows", exam.main, "95 % interval", *exam.names[1:]]]
+    lines = [["model", exam.main, "95 % interval", *exam.names[1:]]]
     lines[0] += [f"{table[0]['name']} is better by"] * several
     for row in table:
         cells = [row["name"], f"{row[exam.main]:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"]
@@ -117,9 +113,9 @@ def _errors(exam: Exam, answers: Sequence[Answer], marks: np.ndarray) -> list[di
     errors = []
     for i in worst:
         row = exam.rows[i]
-        right, said = _right_and_said(row, answers[i], isinstance(exam, Entities))
+        right, said = right_and_said(exam, i, answers[i])
         errors.append(
-            {"where": row.where, "texts": _shown(row), "right": right, "said": said}
+            {"where": row.where, "texts": shown(row), "right": right, "said": said}
             | {"probability": None if math.isnan(sure[i]) else float(sure[i])}
         )
     return errors
@@ -135,7 +131,7 @@ def _certainty(answer: Answer) -> float:
     return float(answer.get("score", math.nan)) if "answer" in answer else math.nan
 
 
-def _shown(row: LabelledRow) -> list[str]:
+def shown(row: LabelledRow) -> list[str]:
     """The texts of a row as far as a page has room; of a context, what surrounds the answer."""
     if isinstance(row, QuestionRow):
         place = next((span.start for span in row.answers or () if span.start is not None), 0)
@@ -145,18 +141,20 @@ def _shown(row: LabelledRow) -> list[str]:
     return [text[:MOST_CHARACTERS] for text in row.texts]
 
 
-def _right_and_said(row: LabelledRow, answer: Answer, entities_alone: bool) -> tuple[Any, Any]:
-    """What would be right and what was said, as JSON has it; of tags only where the two differ."""
-    said = next(answer[key] for key in ("label", "labels", "tags", "answer", "score") if key in answer)
-    right = row.answer
+def right_and_said(exam: Exam, number: int, *answers: Answer) -> list[Any]:
+    """What would be right for a row, and what each model said, as JSON has it; of tags only where these differ."""
+    row = exam.rows[number]
+    keys = ("label", "labels", "tags", "answer", "score")
+    said = [next(answer[key] for key in keys if key in answer) for answer in answers]
     if isinstance(row, TagRow):
-        stretches = _entities if entities_alone else _tagged
-        (gold, found) = (stretches(row, tags) for tags in (row.classes, said))
-        return [one for one in gold if one not in found], [one for one in found if one not in gold]
+        stretches = _entities if isinstance(exam, Entities) else _tagged
+        every = [stretches(row, tags) for tags in (row.classes, *said)]
+        return [[one for one in own if not all(one in other for other in every)] for own in every]
+    right = row.answer
     if isinstance(right, tuple):
         right = list(dict.fromkeys(right))
-        return (right[0], said) if len(right) == 1 else (right, said)
-    return right, said
+        right = right[0] if len(right) == 1 else right
+    return [right, *said]
 
 
 def _entities(row: TagRow, tags: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -157,11 +157,14 @@ class Predictor(ABC):
         answers = list(self.with_settings(**settings).stream(rows))
         return answers[0] if alone else answers
 
-    def stream(self, rows: Iterable[Row], *, budget: int = BUDGET) -> Iterator[Answer]:
+    def stream(
+        self, rows: Iterable[Row], *, budget: int = BUDGET, advance: Callable[[float], None] | None = None
+    ) -> Iterator[Answer]:
         """The answer to each row, in order, while rows are read; see the class for what holds.
 
         Args:
             budget: most tokens of a batch, padding included.
+            advance: told after each batch how many rows it was worth, since the answers of a window come all at once.
 
         Raises:
             InputError: see `cut`; whatever `rows` raises.
@@ -171,10 +174,13 @@ class Predictor(ABC):
             pieces = [piece for _, own in window for piece in own]
             outputs: list[Any] = [None] * len(pieces)
             lengths = np.array([len(piece.ids) for piece in pieces])
+            each = len(window) / max(lengths.sum(), 1)
             for batch in like_lengths(np.arange(len(pieces)), lengths, budget):
                 found = self._run([pieces[i] for i in batch])
                 for i, output in zip(batch, found, strict=True):
                     outputs[i] = output
+                if advance is not None:
+                    advance(each * lengths[batch].sum())
             at = 0
             for row, own in window:
                 yield self.answer(row, own, outputs[at : at + len(own)])

@@ -223,9 +223,7 @@ class FinetuneJob(Job):
             "training.batch_tokens": tuning.batch_size * self.context,
             "training.steps": steps,
         }
-        reasons = {
-            "training.steps": f"{tuning.epochs:g} epochs of {epoch:,} steps of {tuning.batch_size} texts"
-        }
+        reasons = {"training.steps": f"{tuning.epochs:g} times {epoch:,} steps of {tuning.batch_size} texts"}
         default = RunConfig()
         if t.eval_every == default.training.eval_every:
             changes["training.eval_every"] = max(1, math.ceil(steps / times))

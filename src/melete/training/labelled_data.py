@@ -74,8 +74,10 @@ def checked(
     report.tell(note)
     if report.leaked and config.finetuning.drop_leaks:
         rows = drop_leaks(rows, report)
-        note(f"{len(report.leaked):,} of them are left out of validation")
+        note(f"the {len(report.leaked):,} validation rows that stand in train are left out")
         report = lint(rows)
+    elif report.leaked:
+        note("    leave these out of validation with --drop-leaks (finetuning.drop_leaks=true)")
     report.stop(config.finetuning.strict)
     return rows
 
