@@ -68,9 +68,8 @@ class ObjectiveSection(_Section, frozen=True):
     mask_rate: float = 0.15  # share of the tokens that are to be restored
     last_mask_rate: float = 0.0  # at the last step, reached on a straight line; 0 = the same
     mask_unit: str = ""  # token, word, span; empty = whole words where the text has words
-    pair: str = (
-        ""  # masked-lm: nsp (does the second text follow?), sop (are the two swapped?); empty = one text
-    )
+    # masked-lm: nsp (does the second text follow?), sop (are the two swapped?); empty = one text
+    pair: str = ""
     generator_share: float = 0.25  # replaced-token: the generator's width as a share of the discriminator's
     discriminator_weight: float = 50.0  # replaced-token
 
@@ -102,9 +101,8 @@ class TrainingSection(_Section, frozen=True):
     minutes: float = 0.0  # time budget from which model size, steps and schedule are chosen; 0 = none
     batch_tokens: int = 16384  # tokens of one optimiser step, over all micro-batches and ranks
     context: int = 256  # tokens of one row
-    context_schedule: tuple[
-        tuple[float, int], ...
-    ] = ()  # (progress, tokens): shorter rows first learn sooner
+    # (progress, tokens): shorter rows first learn sooner
+    context_schedule: tuple[tuple[float, int], ...] = ()
     micro_batch_rows: int = 0  # rows of `context` tokens in one forward pass; 0 = found by itself
     packing: str = "auto"  # encoders: sorted (like lengths together, padded), packed (side by side in a row)
     device: str = "auto"  # auto, cpu, cuda, mps

@@ -204,9 +204,8 @@ def test_no_room_is_said_before_anything_is_written(
         prepare(documents(), tokenizer, tmp_path / "corpus", source_hash="s", total_bytes=10**9)
     assert all(part in str(caught.value) for part in (str(tmp_path / "corpus"), "needed", "12,345 free"))
     assert not (tmp_path / "corpus").exists()
-    (tmp_path / "text.txt").write_text(
-        SOURCE * 20, encoding="utf-8"
-    )  # files and their parts know their own size
+    # Files and their parts know their own size.
+    (tmp_path / "text.txt").write_text(SOURCE * 20, encoding="utf-8")
     whole = resolve(str(tmp_path / "text.txt")).train
     for part in (whole, split_documents(whole, 0.1, 0).train):
         with pytest.raises(StorageError, match="needed, 12,345 free"):
@@ -267,9 +266,8 @@ def test_another_text_or_tokenizer_is_refused(whole: Corpus, tokenizer: Tokenize
 
 
 def test_who_waited_for_another_text_is_refused_too(whole: Corpus, tokenizer: Tokenizer) -> None:
-    with pytest.raises(
-        InputError, match="another text or tokenizer"
-    ):  # it was finished after `prepare` looked
+    # It was finished after `prepare` looked.
+    with pytest.raises(InputError, match="another text or tokenizer"):
         corpus_writer.write(documents(), tokenizer, whole.folder, "other", 1, None, SHARD)
 
 

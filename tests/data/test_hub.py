@@ -100,9 +100,8 @@ def test_a_model_comes_without_its_pickles(hub: type[Handler]) -> None:
         "tokenizer.json": b"{}",
         "training.pt": b"pickle",
     }
-    hub.repositories["some/model"] = hub.repositories[
-        "models/some/model"
-    ]  # its files are served without the prefix
+    # Its files are served without the prefix.
+    hub.repositories["some/model"] = hub.repositories["models/some/model"]
     folder = download("some/model")
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",

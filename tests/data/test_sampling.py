@@ -77,9 +77,8 @@ def test_an_epoch_covers_the_text_from_an_offset_of_its_own() -> None:
     for epoch in range(4):
         rows = [source._example(epoch, index).data.ids for index in range(source.rows)]
         for row, following in pairwise(rows):
-            assert (
-                row[-1] == following[0]
-            )  # the last label of a row is the first input of the next: none is lost
+            # The last label of a row is the first input of the next: none is lost.
+            assert row[-1] == following[0]
         firsts.add(tuple(rows[0]))
     assert len(firsts) > 1
 

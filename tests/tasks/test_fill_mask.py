@@ -108,9 +108,8 @@ def test_words_are_put_where_masks_stood(bert, text, tokens, filled) -> None:
 def test_bytes_of_one_character_behind_several_masks_are_put_together(tmp_path) -> None:
     model = FillMask.load(encoder_models.write(tmp_path, "modernbert", tokenizer=encoder_models.any_bytes()))
     _, masks = model._masks("a [MASK][MASK][MASK] b", "")
-    assert (
-        model._filled(masks, model.tokenizer.encode("我")) == "a我 b"
-    )  # the mask took in the space before it
+    # The mask took in the space before it.
+    assert model._filled(masks, model.tokenizer.encode("我")) == "a我 b"
 
 
 def test_another_name_of_the_mask_is_understood(tmp_path) -> None:

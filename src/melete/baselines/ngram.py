@@ -291,9 +291,8 @@ def _reach(ids: Ints, boundary_id: int | None) -> Ints:
     if boundary_id is None:
         return places + 1
     opened = np.maximum.accumulate(np.where(ids == boundary_id, places, 0))
-    start = np.concatenate(
-        ([0], opened[:-1])
-    )  # a boundary closes what precedes it: its own start is the last one
+    # A boundary closes what precedes it: its own start is the last one.
+    start = np.concatenate(([0], opened[:-1]))
     return places - start + 1
 
 

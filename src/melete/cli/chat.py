@@ -137,9 +137,8 @@ class _Chat:
         from melete.generation.settings import GenerationSettings
 
         values = {"eos_ids": self._loaded.eos_ids, **self._values, "truncate": True}
-        values["seed"] = (
-            values.get("seed", 0) + self._turn
-        )  # the same line twice should not get the same answer
+        # The same line twice should not get the same answer.
+        values["seed"] = values.get("seed", 0) + self._turn
         settings = GenerationSettings.of(values)
         self._turn += 1
         ids = self._talk.ask(line) or encode_prompt(self._loaded.tokenizer, "")

@@ -365,9 +365,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; a second one waits, and then finds the work done."""
     try:
         import fcntl
-    except (
-        ImportError
-    ):  # no such lock on this system: two runs at once would do the same work to the same names
+    except ImportError:
+        # No such lock on this system: two runs at once would do the same work to the same names.
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

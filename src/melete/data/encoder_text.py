@@ -17,9 +17,8 @@ from melete.errors import InputError
 
 PAIRS = ("", "nsp", "sop")
 _TOGETHER = 1 << 20  # characters tokenised in one call
-_PIECE = (
-    1 << 16
-)  # characters: a longer document is tokenised in pieces, as offsets of a whole book take gigabytes
+# Characters: a longer document is tokenised in pieces, as offsets of a whole book take gigabytes.
+_PIECE = 1 << 16
 _LINE_END = re.compile(r"\n(?=\S)")
 _TRIES = 10
 

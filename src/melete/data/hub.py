@@ -64,9 +64,8 @@ def download(
             endpoint=os.environ.get("HF_ENDPOINT") or None,
             local_files_only=_offline(),
         )
-    except (
-        Exception
-    ) as error:  # the library's errors have no base of their own, nor do those of its HTTP client
+    except Exception as error:
+        # The library's errors have no base of their own, nor do those of its HTTP client.
         raise _in_one_line(error, repo_id, kind, revision) from error
     wanted = patterns or (("*.safetensors",) if kind == "model" else _PATTERNS[kind])
     if not any(path.is_file() for pattern in wanted for path in Path(folder).rglob(pattern)):

@@ -226,9 +226,8 @@ def _repeated(rows: Sequence[LabelledRow], keys: Sequence[int]) -> Iterable[Find
         text = f"{_of(extra, len(rows), 'training rows')} read like an earlier one"
         examples = tuple(f"{_example(group[1])} (as {group[0].where})" for group in several[:_EXAMPLES])
         yield Finding("duplicates", "note", text, extra, examples)
-    if not isinstance(
-        rows[0], TextRow | TagRow
-    ):  # answers to questions are many, and scores are never quite equal
+    # Answers to questions are many, and scores are never quite equal.
+    if not isinstance(rows[0], TextRow | TagRow):
         return
     answers: dict[tuple[str, ...], dict[object, LabelledRow]] = defaultdict(dict)
     for row in (row for group in several for row in group):

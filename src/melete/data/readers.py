@@ -443,9 +443,8 @@ def _open_parquet(name: str) -> Iterator[Any]:
         do = "install it with `pip install 'melete[parquet]'`"
         raise InputError("reading parquet needs pyarrow", where=name, do=do) from error
     with open_bytes(name) as stream, ExitStack() as stack:
-        if not isinstance(
-            stream, io.BufferedReader
-        ):  # the table of contents stands at the end: needs seeking
+        # The table of contents stands at the end: needs seeking.
+        if not isinstance(stream, io.BufferedReader):
             unpacked = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, unpacked)
             stream = unpacked

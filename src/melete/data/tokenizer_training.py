@@ -29,9 +29,8 @@ _CJK = re.compile(f"[{CJK}]")
 _PIECE = 1 << 16
 _UNBROKEN = re.compile(r"\S{33,}")
 _LONGEST_TOKEN = 64  # bytes
-_BREAK = (
-    "[\n\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]"  # line ends and CJK punctuation: no unigram crosses them
-)
+# Line ends and CJK punctuation: no unigram crosses them.
+_BREAK = "[\n\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]"
 
 
 def train(

@@ -217,9 +217,8 @@ def stream(
     Raises:
         InputError: see `Decoding`.
     """
-    decoding = Decoding(
-        model, prompts, settings, tokenizer
-    )  # checks now, not when the first piece is asked for
+    # Checks now, not when the first piece is asked for.
+    decoding = Decoding(model, prompts, settings, tokenizer)
 
     def pieces() -> Iterator[Piece]:
         while not decoding.done:

@@ -100,9 +100,8 @@ def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
     Each row draws one number from its own CPU generator, so that its token does not depend on the other rows.
     """
-    cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(
-        -1
-    )  # float32 would lose the tail of a large vocabulary
+    # float32 would lose the tail of a large vocabulary.
+    cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
     draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     # The first entry above the draw has a positive probability, because a draw is below 1.
     threshold = draws.to(logits.device)[:, None] * cumulative[:, -1:]

@@ -90,10 +90,8 @@ class MaskedLM(Objective):
         if not self.pair:
             return {"mlm": loss}
         model: Any = self.model
-        pairs, labels = (
-            model.nsp_logits(hidden, batch).to(loss.dtype),
-            batch.labels[self.pair],
-        )  # (N, 2), (N,)
+        pairs = model.nsp_logits(hidden, batch).to(loss.dtype)  # (N, 2)
+        labels = batch.labels[self.pair]  # (N,)
         pair_loss = F.cross_entropy(pairs, labels, reduction="sum")
         if not self.training:
             right = (pairs.argmax(-1) == labels).sum()

@@ -71,9 +71,8 @@ class Similarity(LabelledObjective):
         pairs: list[Pair] = [example.data for example in examples]
         pieces = [pair.first for pair in pairs] + [pair.second for pair in pairs]
         if self.craft.augmentation.active:
-            rngs = [
-                rng_for(example.key) for example in examples
-            ] * 2  # the second goes on where the first ended
+            # The second text goes on where the first ended.
+            rngs = [rng_for(example.key) for example in examples] * 2
             pieces = [
                 augmented_piece(piece, self.craft.augmentation, rng)
                 for piece, rng in zip(pieces, rngs, strict=True)

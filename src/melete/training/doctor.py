@@ -121,9 +121,8 @@ def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
     found = []
     if not facts.gpus:
         fastest = max(facts.gflops.values()) * 1e9 * TYPICAL_SHARE
-        seconds = (
-            6 * 10e6 * 200e6 / fastest
-        )  # 6 operations a parameter and token (Kaplan et al. 2020, section 2.1)
+        # 6 operations a parameter and token (Kaplan et al. 2020, section 2.1)
+        seconds = 6 * 10e6 * 200e6 / fastest
         do = "keep to models of up to some 10 million parameters; `--minutes` chooses one that fits"
         why = f"10 million parameters on 200 million tokens take about {duration(seconds)} here"
         if cpu_build and shutil.which("nvidia-smi"):

@@ -86,9 +86,8 @@ class FinetuneJob(Job):
         self.begun = time.monotonic()
         name, of_model = self._model_config(config)
         self.context = min(config.training.context, of_model.max_position_embeddings)
-        tokenizer.config["model_max_length"] = (
-            self.context
-        )  # what is longer is cut by whoever opens the folder
+        # What is longer is cut by whoever opens the folder.
+        tokenizer.config["model_max_length"] = self.context
         shell = skeleton(name, of_model, self.head())
         self.predictor = self.reader(config, shell, tokenizer, Path())
         self.exam = exam_of(self.task, rows.valid, rows.labels, rows.multi_label)

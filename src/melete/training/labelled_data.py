@@ -51,9 +51,8 @@ def read_rows(config: RunConfig, task: str, note: Callable[[str], None] = say) -
 def _fold(rows: LabelledSet, count: int, fold: int, seed: int, note: Callable[[str], None]) -> LabelledSet:
     """Everything that learns and is measured on, cut anew: one part is held out, whatever the set says."""
     every = [*rows.train, *rows.valid]
-    part = folds(
-        every, count, 0
-    )  # the same parts for every seed, so that all folds together are every row once
+    # The same parts for every seed, so that all folds together are every row once.
+    part = folds(every, count, 0)
     train = [row for row, own in zip(every, part, strict=True) if own != fold]
     valid = [row for row, own in zip(every, part, strict=True) if own == fold]
     note(f"fold {fold} of {count}: {len(train):,} rows to learn from, {len(valid):,} to measure on")

@@ -56,9 +56,8 @@ _KNOWN = {name for names in _NAMES.values() for name in names} | {name for pair 
 
 _SHORT = 40  # characters of a column's name
 _ENOUGH = 10  # records from which it can be told that something never comes again
-_TITLE = (
-    1.5  # spaces or Chinese characters from which a second column without a name may be a text of its own
-)
+# Spaces or Chinese characters from which a second column without a name may be a text of its own.
+_TITLE = 1.5
 _WORD_ENDS = re.compile(f"[\\s{CJK}]")
 
 
