@@ -394,6 +394,17 @@ def test_resume_goes_behind_a_damaged_checkpoint_and_says_so(
     assert json.loads(out)["run"] == "runs/r"
 
 
+def test_a_kill_behind_the_final_weights_loses_nothing(folder: Path) -> None:
+    assert melete("train", "recipe.toml", "name=r") == 0
+    path = folder / "runs" / "r" / "events.jsonl"
+    whole, weights = path.read_text(), (folder / "runs/r/final/model.safetensors").read_bytes()
+    path.write_text(whole[: whole.index('{"event": "sample"')])
+    assert melete("resume", "runs/r") == 0
+    kinds = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert kinds == ["start", *["step"] * 6, "eval", "sample", "end", "result"]
+    assert (folder / "runs/r/final/model.safetensors").read_bytes() == weights
+
+
 def test_a_broken_run_folder_is_named(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stopped / "config.toml").write_text("[training]\nstep = 1\n")
     assert "config.toml: unknown key 'training.step'" in refused(capsys, "resume", "runs/r")
@@ -472,7 +483,10 @@ def test_a_folder_that_cannot_be_made(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     line = refused(capsys, "train", "recipe.toml", "name=r", code=1)
-    assert line == "runs/r: could not make the run folder: Permission denied; choose another with folder="
+    assert line == (
+        "runs/r: could not make the run folder: Permission denied; "
+        "free or unlock it, or begin from within another folder"
+    )
 
 
 def test_a_disk_that_fills_up_while_training(

@@ -21,6 +21,7 @@ from melete.evaluation.runs import (
     run_folder,
     summarise,
 )
+from melete.training.lock import locked
 
 START = {"event": "start", "family": "gpt2", "parameters": 9000, "steps": 4}
 STEP = {"event": "step", "step": 1, "loss": 3.5, "tokens": 64, "elapsed": 8.0}
@@ -58,6 +59,15 @@ def test_state(tmp_path: Path, events: list[dict[str, Any]], age: float, state: 
     assert summarise(make_run(tmp_path, "run", events, age)).state == state
 
 
+def test_a_killed_run_is_known_by_its_lock_at_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "run", [START, STEP])
+    with locked(run):
+        assert summarise(run).state == "running"
+    assert summarise(run).state == "interrupted"
+    (run / ".lock").write_text("another machine")
+    assert summarise(run).state == "running"
+
+
 def test_summary_holds_the_best_validation_figure(tmp_path: Path) -> None:
     summary = summarise(make_run(tmp_path, "run", [START, STEP, *EVALS]))
     assert (summary.metric, summary.best) == ("loss", 3.0)
@@ -78,6 +88,9 @@ def test_runs_are_listed_latest_last(tmp_path: Path) -> None:
     (tmp_path / "no-run").mkdir()
     assert [run.name for run in find_runs(tmp_path)] == ["a", "b"]
     assert find_runs(tmp_path / "nowhere") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: not a folder"):
+        find_runs(tmp_path / "file")
 
 
 def test_differing_keys_name_what_differs_and_nothing_else() -> None:
@@ -89,8 +102,11 @@ def test_differing_keys_name_what_differs_and_nothing_else() -> None:
 def test_command_lists_and_compares(tmp_path: Path) -> None:
     make_run(tmp_path, "first", [START, STEP, *EVALS], config="[training]\nsteps = 4\n")
     make_run(tmp_path, "唐诗", [START], config="[training]\nsteps = 8\n")
+    table = [{"name": "gpt2", "loss": 3.0, "bits_per_byte": 1.95}, {"name": "5-gram", "bits_per_byte": 2.0}]
+    make_run(tmp_path, "scored", [START, STEP, *EVALS, {"event": "result", "table": table}])
     listed = CliRunner().invoke(melete, ["runs", "--folder", str(tmp_path)])
     assert "3.0000 loss" in listed.stdout
+    assert "1.9500 bits per byte" in listed.stdout
     assert "唐诗" in listed.stdout
     compared = CliRunner().invoke(
         melete, ["runs", "--folder", str(tmp_path), "compare", "first", "唐诗", "--json"]
@@ -99,7 +115,9 @@ def test_command_lists_and_compares(tmp_path: Path) -> None:
     assert answer["differences"] == {"training.steps": [4, 8]}
     assert [run["name"] for run in answer["runs"]] == ["first", "唐诗"]
     everything = CliRunner().invoke(melete, ["runs", "--folder", str(tmp_path), "--json"])
-    assert len(json.loads(everything.stdout)["runs"]) == 2
+    assert len(json.loads(everything.stdout)["runs"]) == 3
+    alone = CliRunner().invoke(melete, ["runs", "--folder", str(tmp_path), "compare", "first"])
+    assert "the same" not in alone.stdout
     missing = CliRunner().invoke(melete, ["runs", "--folder", str(tmp_path), "compare", "nowhere"])
     assert isinstance(missing.exception, InputError)
 

@@ -46,12 +46,7 @@ def command(context: click.Context, folder: Path, as_json: bool) -> None:
     else:
         click.echo(_summaries(runs))
         last = runs[-1]
-        follow = (
-            f"melete resume {last.path}"
-            if last.state in ("stopped", "interrupted")
-            else f"melete chat {last.path}"
-        )
-        say(f"next: {follow}")
+        say(f"next: melete {'resume' if last.state in ('stopped', 'interrupted') else 'report'} {last.path}")
 
 
 @command.command()
@@ -81,7 +76,7 @@ def compare(folder: Path, runs: tuple[str, ...], as_json: bool) -> None:
     if differences:
         rows = [[key, *map(_plain, values)] for key, values in differences.items()]
         click.echo("\n" + table([["differs in", *(run.name for run in summaries)], *rows]))
-    else:
+    elif len(runs) > 1:
         click.echo("\nTheir configs are the same.")
     say(f"next: melete report {summaries[0].path}")
 
@@ -89,12 +84,21 @@ def compare(folder: Path, runs: tuple[str, ...], as_json: bool) -> None:
 def _summaries(runs: list[RunSummary]) -> str:
     from melete.cli._table import table
 
-    head = ["run", "state", "model", "parameters", "step", "loss", "best on validation", "time", "written"]
+    head = [
+        "run",
+        "state",
+        "model",
+        "parameters",
+        "step",
+        "training loss",
+        "on held-out text",
+        "time",
+        "written",
+    ]
     return table([head, *([*_row(run)] for run in runs)])
 
 
 def _row(run: RunSummary) -> list[str]:
-    unit = {"bits_per_byte": "bits per byte", "loss": "loss"}
     return [
         run.name,
         run.state,
@@ -102,7 +106,7 @@ def _row(run: RunSummary) -> list[str]:
         f"{run.parameters:,}" if run.parameters is not None else "",
         f"{run.step:,}" + (f"/{run.steps:,}" if run.steps else ""),
         f"{run.loss:.3f}" if run.loss is not None else "",
-        f"{run.best:.4f} {unit[run.metric]}" if run.best is not None and run.metric else "",
+        f"{run.best:.4f} {run.metric.replace('_', ' ')}" if run.best is not None and run.metric else "",
         duration(run.elapsed),
         f"{duration(run.age)} ago",
     ]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from melete.errors import InputError
+from melete.training.lock import at_work
 from melete.training.log import read_events
 
-# A run that has written nothing for this long, and has not said that it ended, was killed.
+# Where its lock does not tell: a run that has written nothing for this long, and has not ended, was killed.
 SILENCE_SECONDS = 300.0
 
 
@@ -24,7 +25,7 @@ class RunSummary:
 
     Attributes:
         state: empty, running, interrupted (killed), stopped (by a person or the guard) or finished.
-        metric: which figure `best` is: "bits_per_byte" or "loss", on validation text.
+        metric: which figure `best` is: the result's own once there is one, else the validation loss.
         elapsed: seconds of training.
         age: seconds since the run last wrote something.
     """
@@ -84,9 +85,13 @@ def events_of(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders directly below `folder`, the one written last at the end."""
-    if not folder.is_dir():
-        return []
+    """The run folders directly below `folder`, the one written last at the end; none where it is not there.
+
+    Raises:
+        InputError: it is a file.
+    """
+    if folder.is_file():
+        raise InputError("not a folder", where=str(folder), expected="the folder that holds the run folders")
     runs = [path.parent for path in folder.glob("*/events.jsonl")]
     return sorted(runs, key=lambda run: (run / "events.jsonl").stat().st_mtime)
 
@@ -104,8 +109,7 @@ def summarise(run: Path, events: Iterable[dict[str, Any]] | None = None) -> RunS
     start: dict[str, Any] = {}
     last: dict[str, Any] = {}
     reason = None
-    best: dict[str, float] = {}
-    elapsed = 0.0
+    loss, result, elapsed = math.inf, None, 0.0
     for event in events_of(run) if events is None else events:
         elapsed = number(event.get("elapsed")) or elapsed
         match event["event"]:
@@ -114,17 +118,18 @@ def summarise(run: Path, events: Iterable[dict[str, Any]] | None = None) -> RunS
             case "step":
                 last, reason = event, None
             case "eval":
-                for name, value in (event.get("metrics") or {}).items():
-                    if (figure := number(value)) is not None:
-                        best[name] = min(best.get(name, math.inf), figure)
+                found = number((event.get("metrics") or {}).get("loss"))
+                loss = loss if found is None else min(loss, found)
             case "end":
                 reason = str(event.get("reason", "finished"))
-    metric = next((name for name in ("bits_per_byte", "loss") if name in best), None)
+            case "result":
+                result = _figure(event) or result
+    metric, best = result or (("loss", loss) if loss < math.inf else (None, None))
     steps = number(start.get("steps"))
     return RunSummary(
         name=run.name,
         path=str(run),
-        state=state_of(bool(start or last), reason, age),
+        state=state_of(bool(start or last), reason, age, at_work(run)),
         family=start.get("family"),
         parameters=start.get("parameters"),
         step=last["step"] + 1 if "step" in last else 0,
@@ -132,19 +137,30 @@ def summarise(run: Path, events: Iterable[dict[str, Any]] | None = None) -> RunS
         tokens=int(number(last.get("tokens")) or 0),
         loss=number(last.get("loss")),
         metric=metric,
-        best=best[metric] if metric else None,
+        best=best,
         elapsed=elapsed,
         age=age,
     )
 
 
-def state_of(begun: bool, reason: str | None, age: float) -> str:
-    """The state of a run from whether it began, the reason its end gave, and its silence in seconds."""
+def _figure(result: dict[str, Any]) -> tuple[str, float] | None:
+    """The figure to take home of a result, by name."""
+    row = (result.get("table") or [{}])[0]
+    names = (result.get("metric"), "bits_per_byte", "auc", "restored")
+    return next(
+        ((name, figure) for name in names if name and (figure := number(row.get(name))) is not None), None
+    )
+
+
+def state_of(begun: bool, reason: str | None, age: float, at_work: bool | None) -> str:
+    """The state of a run from whether it began, the reason its end gave, its silence in seconds, and its lock."""
     if reason is not None:
         return "finished" if reason in ("done", "early stop") else "stopped"
     if not begun:
         return "empty"
-    return "running" if age < SILENCE_SECONDS else "interrupted"
+    if at_work is None:
+        at_work = age < SILENCE_SECONDS
+    return "running" if at_work else "interrupted"
 
 
 def read_config(run: Path) -> dict[str, Any]:

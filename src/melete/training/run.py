@@ -28,6 +28,7 @@ from melete.objectives.base import Objective
 from melete.training import state as checkpoints
 from melete.training.budget import choose, preview
 from melete.training.job import Card, Job, job_of, named
+from melete.training.lock import locked
 from melete.training.log import EventLog, TerminalProgress, read_events
 from melete.training.precision import choose_device, choose_precision
 from melete.training.trainer import Trainer
@@ -72,7 +73,7 @@ def start(config: RunConfig, begun: float | None = None, *, called: str = "") ->
     for key, reason in config.choices.items():
         say(f"  {key}: {reason}")
     say(f"the same without choosing again: {configs.equivalent_command(config)}")
-    with _locked(folder), _saying_how_to_go_on(folder):
+    with locked(folder), _saying_how_to_go_on(folder):
         return _train(config, folder, job, objective, None)
 
 
@@ -114,14 +115,17 @@ def resume(folder: Path) -> Finished:
             expected="a folder with config.toml",
             do="see `melete runs`",
         )
-    finished = (folder / "final").exists()
-    if finished and any(event["event"] == "result" for event in read_events(folder / "events.jsonl")):
+    # Final weights without the event of the end behind them: the run was killed between the two, and ends again.
+    there = (folder / "final").exists()
+    said = {event["event"] for event in read_events(folder / "events.jsonl")} if there else set()
+    finished = "end" in said
+    if finished and "result" in said:
         raise InputError("this run is finished", where=str(folder), do=f"`melete generate {folder}` uses it")
     _refuse_several_processes()
     keep_freed_memory()
     config = configs.load(path)
     _use(config)
-    with _locked(folder), _saying_how_to_go_on(folder):
+    with locked(folder), _saying_how_to_go_on(folder):
         began_with = _data_of(folder)
         job = job_of(config).prepare(config, Tokenizer.load(folder / "tokenizer"))
         if began_with != job.fingerprints():
@@ -355,7 +359,7 @@ def _write_run_folder(folder: Path, config: RunConfig, job: Job) -> Path:
         raise StorageError(
             f"could not make the run folder: {error.strerror}",
             where=str(folder),
-            do="choose another with folder=",
+            do="free or unlock it, or begin from within another folder",
         ) from None
 
 
@@ -411,30 +415,3 @@ def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         say(f"go on with: melete resume {folder}")
         raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two trainings never share a run folder."""
-    with (folder / ".lock").open("w") as handle:
-        try:
-            _lock(handle.fileno())
-        except OSError:
-            raise InputError("another process is training here", where=str(folder)) from None
-        yield
-
-
-def _lock(handle: int) -> None:
-    """Hold a file until it is closed.
-
-    Raises:
-        OSError: somebody else does.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
