@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from melete.console import duration, printable, say
+from melete.console import counted, duration, printable, say
 
 
 def test_a_terminal_is_shown_text_and_obeys_nothing() -> None:
@@ -22,3 +22,11 @@ def test_what_is_said_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_durations_as_a_person_says_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(number, "document") for number in (0, 1, 1200)] == [
+        "0 documents",
+        "1 document",
+        "1,200 documents",
+    ]

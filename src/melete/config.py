@@ -287,9 +287,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            "no such recipe", where=str(path), do="`ls recipes` shows those that come along"
-        ) from None
+        do = "see a whole one: melete pretrain qwen3 --data FILE --dry-run"
+        raise InputError("no such recipe", where=str(path), do=do) from None
     except UnicodeDecodeError as error:
         raise InputError(f"not valid UTF-8 at byte {error.start}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:

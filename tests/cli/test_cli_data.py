@@ -112,7 +112,7 @@ def test_prepare_writes_both_parts(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert train.num_bytes + valid.num_bytes == len(TEXT.encode())
     assert train.num_words + valid.num_words == len(TEXT.split()) + 300
-    assert "held out 1 of 1 documents" in err
+    assert "held out 1 of 1 document" in err
     assert "next: melete pretrain qwen3 --data my.txt --tokenizer tokenizer --minutes 10" in err
     assert run(capsys, *words)[1] == out
 
@@ -137,7 +137,7 @@ BAD = {
     "wide.txt": ("one".encode("utf-16"), "wide.txt: the text is UTF-16"),
     "broken.jsonl": (b'{"text": "a"}\n{"text"\n', "broken.jsonl:2: broken JSON"),
     "column.jsonl": (b'{"words": "a", "more": "b"}\n', "column.jsonl:1: which column is the text?"),
-    "ragged.csv": (b"a,text\n1\n", "ragged.csv:2: 1 fields in this row"),
+    "ragged.csv": (b"a,text\n1\n", "ragged.csv:2: 1 field in this row"),
     "long.txt": (b"one\n" + b"x" * 2001, "long.txt:2: line too long"),
     "cut.gz": (b"\x1f\x8b\x08\x00\x00", "cut.gz: damaged compressed data"),
     "wikitext3": (None, "wikitext3: no such file, folder or named set"),

@@ -89,6 +89,27 @@ def test_a_tokenizer_is_never_overwritten(data: Path, capsys: pytest.CaptureFixt
     assert Path("tok/tokenizer.json").read_bytes() == before
 
 
+def test_what_can_be_known_before_is_refused_before_the_text_is_read(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("melete.data.readers.read_documents", lambda *_, **__: pytest.fail("read"))
+    for changes, code in ((["--out", "new", "--vocab-size", "10"], 2), (["--out", "en.txt/below"], 1)):
+        with pytest.raises(SystemExit) as caught:
+            main(["tokenizer", "train", "en.txt", *changes])
+        assert caught.value.code == code
+    assert "en.txt/below: cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_what_a_tokenizer_drops_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tokenizer", "train", "en.txt", "--kind", "wordpiece", "--lowercase", "--out", "tok"])
+    main(["tokenizer", "inspect", "tok", "--data", "en.txt"])
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("not kept"))
+    assert said.endswith("does not come back: line ends, runs of spaces, capitals, accents")
+    main(["tokenizer", "train", "zh.txt", "--out", "bytes"])
+    main(["tokenizer", "inspect", "bytes", "--data", "zh.txt", "--json"])
+    assert json.loads(capsys.readouterr().out)["dropped"] == []
+
+
 def test_the_script_of_a_text() -> None:
     assert script_of("Hello world, 世界") == "Latin"
     assert script_of("你好 ok") == "CJK"

@@ -242,7 +242,7 @@ def test_an_unwritable_folder_is_said(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(StorageError, match="Not a directory"):
         prepare(documents(), tokenizer, tmp_path / "file" / "corpus", source_hash="s")
 
     def refuse(*args: object, **kwargs: object) -> None:

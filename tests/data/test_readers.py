@@ -146,7 +146,7 @@ def test_a_folder_is_read_in_order_and_tells_what_it_left(tmp_path: Path) -> Non
     assert texts(tmp_path, note=told.append) == ["a.txt", "b/z.txt", "c.txt"]
     assert told == [
         f"{tmp_path}: 2 other files skipped (1 .docx, 1 .txt)",
-        f"{tmp_path}: 1 files without text skipped, the first is {tmp_path / 'empty.txt'}",
+        f"{tmp_path}: 1 file without text skipped, the first is {tmp_path / 'empty.txt'}",
     ]
 
 
@@ -184,6 +184,8 @@ BAD = {
     "wide.txt": ("text".encode("utf-16"), "wide.txt: the text is UTF-16; expected UTF-8; convert it: `iconv -f UTF-16"),
     "wide2.txt": ("text".encode("utf-16-le"), "wide2.txt: the text is UTF-16"),
     "wider.txt": ("text".encode("utf-32"), "wider.txt: the text is UTF-32"),
+    "binary": (b"\x01\x02\x03\x96" * 99, "binary: is not text; expected text in UTF-8"),
+    "bad.gz": (b"\x1f\x00 broken", "bad.gz: is called .gz and does not begin like one"),
     "a.zip": (b"PK\x03\x04....", "a.zip: is a zip archive"),
     "a.zst": (b"\x28\xb5\x2f\xfd...", "a.zst: is zstandard-compressed"),
     "cut.txt.gz": (gzip.compress(b"text " * 999)[:-9], "cut.txt.gz: damaged compressed data"),
@@ -192,11 +194,12 @@ BAD = {
     "deep.jsonl": (b'{"text": "a"}\n{"text": ' + b"[" * 99999 + b"\n", "deep.jsonl:2: broken JSON"),
     "list.jsonl": (b'[\n{"text": "a"}\n]\n', "list.jsonl:1: broken JSON"),
     "half.jsonl": (b'{"text": "\\ud800"}\n', "half.jsonl:1: broken JSON"),
-    "null.jsonl": (b'{"text": "a"}\n{"text": null}\n', "null.jsonl:2: column 'text' holds null; expected a string"),
+    "null.jsonl": (b'{"text": "a"}\n{"text": null}\n', "null.jsonl:2: column 'text' holds nothing (null); exp"),
+    "number.jsonl": (b'{"text": "a"}\n{"text": 2.5}\n', "number.jsonl:2: column 'text' holds a number; expected text"),
     "gone.jsonl": (b'{"text": "a"}\n{"txt": "b"}\n', "gone.jsonl:2: no column 'text'; expected one of txt; did you"),
     "which.jsonl": (b'{"a": "x", "b": "y"}\n', "which.jsonl:1: which column is the text? Its columns of strings"),
     "none.jsonl": (b'{"a": 1}\n', "none.jsonl:1: which column is the text? Its columns are a"),
-    "ragged.csv": (b"id,text\n1,a\n2\n", "ragged.csv:3: 1 fields in this row; expected 2, as in the header (id, text)"),
+    "ragged.csv": (b"id,text\n1,a\n2\n", "ragged.csv:3: 1 field in this row; expected 2, as in the header (id, text)"),
     "ragged.tsv": (b"text\na\tb\n", "ragged.tsv:2: 2 fields in this row"),
     "twice.csv": (b"text,text\na,b\n", "twice.csv:1: column 'text' stands twice"),
     "open.csv": (b'id,text\n1,a\n2,"b\n3,c\n', "open.csv:3: broken CSV"),

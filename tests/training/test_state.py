@@ -153,7 +153,7 @@ def test_a_full_disk_in_training_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(state, "save_state", full)
     with pytest.raises(
-        StorageError, match=r"step-00000006: could not save: No space left.*; free some space"
+        StorageError, match=r"step-00000006: cannot be written: No space left.*; free or unlock"
     ):
         runner.train()
     assert state.newest(tmp_path / "checkpoints", print) == checkpoint(tmp_path, 3)
@@ -327,7 +327,7 @@ def test_the_average_is_that_of_the_last_scheduled_ones(tmp_path: Path) -> None:
 
 
 def test_a_model_folder_is_no_checkpoint(model_folder: Path) -> None:
-    with pytest.raises(InputError, match="no training state; use it as a model instead: --model FOLDER"):
+    with pytest.raises(InputError, match="no training state; train the model on in a new run: melete pre"):
         state.load_state(model_folder)
 
 

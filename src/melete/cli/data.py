@@ -10,7 +10,7 @@ import click
 
 from melete.cli import _hints as hints
 from melete.cli import _labelled as labelled
-from melete.console import printable, say
+from melete.console import counted, printable, say
 from melete.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def inspect(
         _show(parts)
     damaged = sum(report.bad_bytes for report in parts.values())
     if damaged:
-        say(f"not text in {damaged:,} places: mend them before training")
+        say(f"not text in {counted(damaged, 'place')}: mend them before training")
     else:
         say(f"next: {hints.pretrain(source, text_column=text_column)}")
 
@@ -214,7 +214,10 @@ def prepare(
     from melete.data.corpus import prepare as write
     from melete.data.datasets import tokenised
     from melete.data.tokenizers import Tokenizer
+    from melete.data.writing import check_writable
 
+    if out is not None:
+        check_writable(out)
     loaded = Tokenizer.load(tokenizer)
     figures = {}
     for part, documents in _parts(source, **options).items():

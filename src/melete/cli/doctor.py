@@ -35,6 +35,7 @@ def command(as_json: bool) -> None:
         ("torch", facts.torch),
         ("system", facts.platform),
         ("cpu", f"{facts.cpu}, {facts.cores} cores, {facts.threads} threads used"),
+        ("load", f"{facts.load} of {facts.cores} cores busy in the last minute"),
         ("cpu features", ", ".join(facts.cpu_features) or "none of those that matter here"),
         ("gpu", "; ".join(facts.gpus) or "none"),
         ("memory", f"{facts.memory_free_gib} GiB free of {facts.memory_gib}"),

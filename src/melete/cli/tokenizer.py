@@ -77,7 +77,9 @@ def train(
 
     from melete.data.datasets import resolve
     from melete.data.tokenizers import Tokenizer
+    from melete.data.writing import check_writable
 
+    check_writable(out)
     named = resolve(list(data), text_column=text_column)
     size = vocab_size or (_SYMBOLS if kind in ("char", "word") else _SUBWORDS)
     texts = (document.text for document in named.train)
@@ -129,6 +131,10 @@ def _report(quality: Quality) -> str:
     if len(rows) != 1:
         rows.append(_row("all", quality.whole))
     lines = [table([head, *rows]), ""]
+    if quality.dropped:
+        lines.append(
+            f"not kept, so that a text with any of it does not come back: {', '.join(quality.dropped)}"
+        )
     lines.append(f"vocabulary: {quality.used:,} of {quality.vocab_size:,} tokens used")
     lines.append("longest tokens: " + "  ".join(map(_visible, quality.longest)))
     lines += [

@@ -225,10 +225,8 @@ def read_meta(folder: Path) -> Meta | None:
     path = folder / "meta.json"
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except NotADirectoryError:
-        raise InputError("not a folder", where=str(folder)) from None
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror}", where=str(path)) from None
     except ValueError:

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from melete.console import Progress, say
+from melete.console import Progress, counted, say
 from melete.data.corpus import LAYOUT, Meta, Shard, other_corpus, read_meta, shard_path
 from melete.data.fast_encoding import Encoder, agrees
 from melete.errors import InputError, StorageError
@@ -126,7 +126,7 @@ class _Writer:
             self.shards.append(shard)
             self.tokens += shard.tokens
         if self.shards:
-            say(f"going on behind {len(self.shards)} finished shards ({self.tokens:,} tokens)")
+            say(f"going on behind {counted(len(self.shards), 'finished shard')} ({self.tokens:,} tokens)")
 
     def _write_rest(
         self, texts: Iterator[str], workers: int, shard_characters: int, progress: Progress

@@ -19,6 +19,7 @@ from melete.data.readers import Document, file_format, list_files, read_document
 from melete.data.splits import Documents, split_documents
 from melete.data.stdlib import python_stdlib
 from melete.data.streams import MAX_LINE_BYTES, STDIN, missing, spool
+from melete.data.writing import nearest
 from melete.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -290,8 +291,17 @@ def _apart(documents: Iterable[Document], opens: re.Pattern[str]) -> Iterator[Do
 
 
 def cache_folder() -> Path:
-    """Where fetched sets are kept: `$MELETE_CACHE`, else `~/.cache/melete`."""
-    return Path(os.environ.get("MELETE_CACHE") or Path.home() / ".cache" / "melete")
+    """Where fetched sets, tokenizers and tokens are kept: `$MELETE_CACHE`, else `~/.cache/melete`.
+
+    Raises:
+        StorageError: there can be no such folder, for a file stands in its place or above it.
+    """
+    folder = Path(os.environ.get("MELETE_CACHE") or Path.home() / ".cache" / "melete")
+    there = nearest(folder)
+    if not there.is_dir():
+        do = "set MELETE_CACHE to a folder for the cache"
+        raise StorageError(f"the cache cannot be below {there}, which is a file", where=str(folder), do=do)
+    return folder
 
 
 def data_roots() -> list[Path]:

@@ -32,7 +32,7 @@ from typing import Any
 
 import msgspec
 
-from melete.console import say
+from melete.console import counted, say
 from melete.data.streams import (
     MAX_LINE_BYTES,
     STDIN,
@@ -59,6 +59,14 @@ _FOLDER_FORMATS = {
 }
 _FORMATS = _FOLDER_FORMATS | {".json": "jsonl"}
 _PARQUET_ROWS = 256
+_JSON_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "nothing (null)",
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def read_documents(
                 do="pipe the text in, the same as before where a run goes on" if source == STDIN else "",
             )
         if empty:
-            note(f"{source}: {len(empty)} files without text skipped, the first is {empty[0]}")
+            note(f"{source}: {counted(len(empty), 'file')} without text skipped, the first is {empty[0]}")
 
 
 def read_rows(source: str, *, max_line_bytes: int = MAX_LINE_BYTES, plain: bool = False) -> Iterator[Row]:
@@ -195,7 +203,7 @@ def list_files(source: str, note: Callable[[str], None] = say) -> list[str]:
             do="files named one by one are read as text whatever their ending",
         )
     if skipped:
-        note(f"{source}: {skipped.total()} other files skipped ({kinds})")
+        note(f"{source}: {counted(skipped.total(), 'other file')} skipped ({kinds})")
     return sorted(taken)
 
 
@@ -274,8 +282,8 @@ def choose_column(
 
 def _no_text(column: str, value: object, columns: list[str], where: str) -> InputError:
     if column in columns:
-        kind = "null" if value is None else type(value).__name__
-        return InputError(f"column {column!r} holds {kind}", where=where, expected="a string")
+        kind = _JSON_KINDS.get(type(value), type(value).__name__)
+        return InputError(f"column {column!r} holds {kind}", where=where, expected="text")
     near = difflib.get_close_matches(column, columns, n=1)
     do = f"did you mean {near[0]!r}?" if near else ""
     return InputError(f"no column {column!r}", where=where, expected=f"one of {_listed(columns)}", do=do)
@@ -395,7 +403,7 @@ def _table(name: str, records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]
         if header is None:
             header = _checked_header(record, f"{file}:{line}")
         elif len(record) != len(header):
-            what = f"{len(record)} fields in this row"
+            what = f"{counted(len(record), 'field')} in this row"
             expected = f"{len(header)}, as in the header ({_listed(header)})"
             raise InputError(what, where=f"{file}:{line}", expected=expected)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from melete.console import Progress
+from melete.console import Progress, counted
 from melete.data.readers import Document
 from melete.errors import InputError, StorageError
 
@@ -132,15 +132,17 @@ def split_documents(documents: Documents, valid_fraction: float, seed: int) -> S
     different = survey.documents - survey.duplicates
     if not train.documents or not valid.documents:
         side = "validation" if train.documents else "training"
-        what = f"no text is left for {side} ({survey.documents} documents, {different} different)"
+        what = (
+            f"no text is left for {side} ({counted(survey.documents, 'document')}, {different:,} different)"
+        )
         raise InputError(what, do="give more text, or validation text of your own")
     share = valid.bytes / (train.bytes + valid.bytes)
     note = (
-        f"held out {valid.documents:,} of {survey.documents:,} documents ({valid.bytes:,} bytes, {share:.1%}), "
-        f"by content hash, seed {seed}"
+        f"held out {valid.documents:,} of {counted(survey.documents, 'document')} "
+        f"({valid.bytes:,} bytes, {share:.1%}), by content hash, seed {seed}"
     )
     if survey.duplicates:
-        note += f"; {survey.duplicates:,} duplicates, each on the side of its first"
+        note += f"; {counted(survey.duplicates, 'duplicate')}, each on the side of its first"
     if rule.large:
         note += f"; a document of more than {rule.large:,} bytes is cut at a line end, and its end held out"
     parts = (

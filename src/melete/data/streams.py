@@ -6,6 +6,7 @@ ratio or the length of its lines.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
 import io
@@ -37,6 +38,8 @@ _REFUSED_MAGIC = {
     b"7z\xbc\xaf": ("a 7z archive", "unpack it"),
     b"%PDF": ("a PDF", "extract its text, e.g. with `pdftotext`"),
 }
+_LOOK_BYTES = 4096  # from which it is told whether a file is text
+_CONTROLS = bytes({*range(1, 0x20)} - set(b"\t\n\v\f\r\x1b"))  # NUL is told apart: UTF-16 is full of it
 # UTF-32 first: the little-endian mark of UTF-16 is a prefix of its own.
 _WIDE_MARKS = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -107,6 +110,9 @@ def open_bytes(name: str) -> Iterator[io.BufferedIOBase]:
                 for magic, (kind, do) in _REFUSED_MAGIC.items():
                     if head.startswith(magic):
                         raise InputError(f"is {kind}", where=where, expected="plain, gzip or xz", do=do)
+                if name.lower().endswith((".gz", ".xz")):
+                    what = f"is called {name[-3:]} and does not begin like one: damaged, or not compressed"
+                    raise InputError(what, where=where, do="fetch the file again, or rename it")
                 yield raw
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(
@@ -162,7 +168,7 @@ def chunks(
     with open_bytes(name) as stream:
         while block := stream.read(_READ_BYTES):
             if opening:
-                block, opening = _without_mark(block, where), False
+                block, opening = _opened(block, where), False
             buffer += block
             start = 0
             while len(buffer) - start > threshold:
@@ -183,11 +189,28 @@ def chunks(
             yield line, buffer
 
 
-def _without_mark(block: bytes, where: str) -> bytes:
+def _opened(block: bytes, where: str) -> bytes:
+    """What a file opens with, without its byte-order mark; what is no UTF-8 text at all is refused."""
     for mark, encoding in _WIDE_MARKS.items():
         if block.startswith(mark):
             raise _wide(encoding, where)
+    if _is_binary(block[:_LOOK_BYTES]):
+        raise InputError(
+            "is not text", where=where, expected="text in UTF-8", do="name the files of text alone"
+        )
     return block.removeprefix(b"\xef\xbb\xbf")
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether more of it are control characters than in a text of any encoding, and it is not UTF-8 either."""
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    if controls * 50 < len(head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _wide(encoding: str, where: str) -> InputError:

@@ -65,6 +65,7 @@ class Quality:
         parts: by script of the stretch of text: "Latin", "CJK", "other".
         longest: the tokens of most characters among those that occur, longest first.
         samples: a short text in tokens, by script.
+        dropped: what no text keeps that goes through this tokenizer ("capitals").
     """
 
     vocab_size: int
@@ -73,6 +74,7 @@ class Quality:
     parts: dict[str, Part] = field(default_factory=dict)
     longest: list[str] = field(default_factory=list)
     samples: dict[str, list[str]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -83,6 +85,7 @@ class Quality:
             "by_script": {name: part.plain() for name, part in self.parts.items()},
             "longest_tokens": self.longest,
             "samples": self.samples,
+            "dropped": self.dropped,
         }
 
 
@@ -104,12 +107,29 @@ def inspect(tokenizer: Tokenizer, texts: Iterable[str]) -> Quality:
             np.add.at(counts, ids, 1)
     if not pieces:
         raise InputError("no text to look at")
+    quality.dropped = _dropped(tokenizer, re.sub(r"\W.*", "", pieces[0].strip(), flags=re.DOTALL))
     for part in quality.parts.values():
         quality.whole.add(part)
     quality.used = int((counts > 0).sum())
     seen = {tokenizer.decode([id_]) for id_ in np.flatnonzero(counts).tolist()}
     quality.longest = sorted(seen, key=lambda token: (-len(token), token))[:10]
     return quality
+
+
+def _dropped(tokenizer: Tokenizer, word: str) -> list[str]:
+    """What does not come back, tried on a word."""
+    tried = {
+        "line ends": f"{word}\n{word}",
+        "runs of spaces": f"{word}  {word}",
+        "capitals": word.upper(),
+        "accents": "é",
+    }
+    found = []
+    for name, text in tried.items():
+        ids = tokenizer.encode(text)
+        if tokenizer.unk_id not in ids and tokenizer.decode(ids, skip_special_tokens=False) != text:
+            found.append(name)
+    return found
 
 
 def script_of(text: str) -> str:

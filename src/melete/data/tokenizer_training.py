@@ -43,13 +43,15 @@ def train(
     """
     if kind not in _LEARNERS:
         raise InputError(f"unknown kind of tokenizer {kind!r}", expected=", ".join(_LEARNERS))
-    if vocab_size < 1:
-        raise InputError(f"vocabulary of {vocab_size}", where="vocab_size", expected="a positive number")
     if lowercase and kind != "wordpiece":
         raise InputError("only a wordpiece tokenizer can be lower-cased", where="lowercase")
     if any(not token.strip() for token in special_tokens):
         raise InputError("an empty special token", where="special_tokens")
     special_tokens = list(dict.fromkeys(special_tokens))
+    least = len({*_SPECIAL[kind], *special_tokens}) + (256 if kind == "byte-bpe" else 1)
+    if vocab_size < least:
+        what = f"{vocab_size} tokens cannot hold a {kind} vocabulary"
+        raise InputError(what, where="vocab_size", expected=f"at least {least}")
     if kind in ("char", "word"):
         tokenizer, config = _LEARNERS[kind](texts, vocab_size, special_tokens)
     else:
@@ -141,7 +143,7 @@ def _byte_bpe(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[END, *extra],
+        special_tokens=[*_SPECIAL["byte-bpe"], *extra],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=_LONGEST_TOKEN,
         show_progress=sys.stderr.isatty(),
@@ -153,7 +155,7 @@ def _byte_bpe(
 def _wordpiece(
     pieces: list[str], vocab_size: int, extra: Sequence[str], lowercase: bool
 ) -> tuple[hf.Tokenizer, dict[str, Any]]:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = _SPECIAL["wordpiece"]
     tokenizer = hf.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -206,7 +208,7 @@ def _alphabet(
 def _unigram(
     pieces: list[str], vocab_size: int, extra: Sequence[str], lowercase: bool
 ) -> tuple[hf.Tokenizer, dict[str, Any]]:
-    special = ["<pad>", "</s>", "<unk>"]
+    special = _SPECIAL["unigram"]
     tokenizer = hf.Tokenizer(models.Unigram())
     # Nothing is normalised and no space is added in front, so that a text comes back exactly.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -254,7 +256,7 @@ def _in_order(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 def _char(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[hf.Tokenizer, dict[str, Any]]:
     counts = _count(texts, None)
-    vocabulary = _vocabulary(counts, vocab_size, [END, "<unk>", *extra])
+    vocabulary = _vocabulary(counts, vocab_size, [*_SPECIAL["char"], *extra])
     # Merging nothing is one token a character, without a pre-tokenizer's cost for each of them.
     tokenizer = hf.Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     tokenizer.decoder = decoders.Fuse()
@@ -264,7 +266,7 @@ def _char(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[
 
 def _word(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[hf.Tokenizer, dict[str, Any]]:
     counts = _count(texts, _WORD)
-    vocabulary = _vocabulary(counts, vocab_size, [END, "<unk>", *extra])
+    vocabulary = _vocabulary(counts, vocab_size, [*_SPECIAL["word"], *extra])
     tokenizer = hf.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(hf.Regex(_WORD.pattern), "removed", invert=True)
     # The WordPiece decoder sets a space between words; no word starts with its prefix, which is a space itself.
@@ -279,6 +281,13 @@ def _word(texts: Iterable[str], vocab_size: int, extra: Sequence[str]) -> tuple[
     return tokenizer, {f"{role}_token": END for role in ("bos", "eos", "pad")}
 
 
+_SPECIAL = {
+    "byte-bpe": (END,),
+    "wordpiece": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    "unigram": ("<pad>", "</s>", "<unk>"),
+    "char": (END, "<unk>"),
+    "word": (END, "<unk>"),
+}
 _WORD = re.compile(r"\n|\S+")
 _LEARNERS = {
     "byte-bpe": _byte_bpe,
@@ -308,10 +317,6 @@ def _vocabulary(counts: Counter[str], vocab_size: int, special: Sequence[str]) -
     for token in special:
         counts.pop(token, None)
     room = vocab_size - len(special)
-    if room < 1:
-        raise InputError(
-            f"no room in {vocab_size} tokens", where="vocab_size", expected=f"over {len(special)}"
-        )
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     total, kept = counts.total(), sum(count for _, count in ranked[:room])
     if kept < total:

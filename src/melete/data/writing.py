@@ -12,6 +12,38 @@ from typing import TextIO
 from melete.errors import StorageError
 
 
+def nearest(folder: Path) -> Path:
+    """The folder, or the first one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before long work is done for it.
+
+    Raises:
+        StorageError: what the machine says.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=nearest(folder)):
+            pass
+    except OSError as error:
+        raise refused(error, folder) from None
+
+
+def refused(error: Exception, target: Path, unfinished: Path | None = None) -> StorageError:
+    """The refusal to write a folder as one line, in which it has its own name.
+
+    Args:
+        unfinished: what the folder was called while it was made.
+    """
+    said = str(getattr(error, "strerror", None) or error)
+    if unfinished is not None:
+        said = said.replace(str(unfinished), str(target))
+    if isinstance(error, StorageError):  # names the file
+        return StorageError(said)
+    return StorageError(f"cannot be written: {said}", where=str(target), do="free or unlock its folder")
+
+
 @contextmanager
 def whole_file(target: Path) -> Iterator[TextIO]:
     """A UTF-8 text file to write to, which takes its name when the block ends well, and is gone when it does not.

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from melete.console import say
+from melete.data.writing import refused
 from melete.errors import InputError, StorageError
 from melete.export import FORMATS, PRECISIONS
 from melete.models.checkpoint import load_network, locate, named_head
@@ -86,8 +87,8 @@ def export_model(source: str, format: str, out: Path, *, precision: str = "float
         try:
             with torch.no_grad():
                 difference = writer.write(model, folder, temporary, precision)
-        except OSError as error:
-            raise _refused(out, error) from None
+        except (OSError, StorageError) as error:
+            raise refused(error, out, temporary) from None
         size = sum(path.stat().st_size for path in (temporary, *temporary.rglob("*")) if path.is_file())
     return Export(str(out), format, precision, family, task, architecture, parameters, size, difference)
 
@@ -99,19 +100,15 @@ def _beside(target: Path) -> Iterator[Path]:
     try:
         work.mkdir(parents=True)
     except OSError as error:
-        raise _refused(target, error) from None
+        raise refused(error, target) from None
     try:
         yield work / target.name
         try:
             os.rename(work / target.name, target)
         except OSError as error:
-            raise _refused(target, error) from None
+            raise refused(error, target) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _refused(target: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot be written: {error.strerror or error}", where=str(target))
 
 
 def _check_space(out: Path, needed: int) -> None:

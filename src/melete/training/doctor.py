@@ -20,10 +20,13 @@ from melete.machine import usable_cores
 from melete.training.precision import choose_device
 
 GIB = 2**30
-# extra -> (module that comes with it, what is missing without it)
+# extra -> (modules that come with it, what is missing without them)
 EXTRAS = {
-    "parquet": ("pyarrow", "Parquet files cannot be read"),
-    "fast-bpe": ("tiktoken", "byte-level BPE is tokenised at about half the speed"),
+    "parquet": (("pyarrow",), "Parquet files cannot be read"),
+    "fast-bpe": (("tiktoken",), "byte-level BPE is tokenised at about half the speed"),
+    "zh": (("rjieba",), "Chinese words, for whole-word masking, are learned from the text"),
+    "baselines": (("sklearn",), "fine-tuned models have no linear model beside them"),
+    "export": (("gguf", "onnxruntime", "onnxscript"), "models cannot be written as GGUF or ONNX"),
 }
 # Share of the measured matrix-product speed that training a small model reaches.
 TYPICAL_SHARE = 0.4
@@ -44,6 +47,7 @@ class Examination:
 
     Attributes:
         gflops: measured matrix-product speed by number format, 10^9 floating-point operations a second.
+        load: processes that wait for a core or run on one, mean of a minute; 0 where the system does not tell.
         memory_gib, memory_free_gib, disk_free_gib: in GiB; 0 where the system does not tell.
     """
 
@@ -54,6 +58,7 @@ class Examination:
     cpu: str
     cores: int
     threads: int
+    load: float
     cpu_features: list[str]
     gpus: list[str]
     memory_gib: float
@@ -84,12 +89,13 @@ def examine(folder: Path = Path()) -> Examination:
         cpu=_cpu_name(),
         cores=usable_cores(),
         threads=torch.get_num_threads(),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
         cpu_features=_cpu_features(),
         gpus=_gpus(),
         memory_gib=round(total / GIB, 1),
         memory_free_gib=round(free / GIB, 1),
         disk_free_gib=round(shutil.disk_usage(folder).free / GIB, 1),
-        extras={extra: find_spec(module) is not None for extra, (module, _) in EXTRAS.items()},
+        extras={extra: all(map(find_spec, modules)) for extra, (modules, _) in EXTRAS.items()},
         gflops={
             str(dtype).removeprefix("torch."): matmul_gflops(dtype, device)
             for dtype in (torch.float32, torch.bfloat16)
@@ -123,7 +129,7 @@ def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
         fastest = max(facts.gflops.values()) * 1e9 * TYPICAL_SHARE
         # 6 operations a parameter and token (Kaplan et al. 2020, section 2.1)
         seconds = 6 * 10e6 * 200e6 / fastest
-        do = "keep to models of up to some 10 million parameters; `--minutes` chooses one that fits"
+        do = "keep to models of up to some 10 million parameters; `melete pretrain --minutes` chooses one that fits"
         why = f"10 million parameters on 200 million tokens take about {duration(seconds)} here"
         if cpu_build and shutil.which("nvidia-smi"):
             do = "there is an NVIDIA driver, but this PyTorch has no CUDA: install a CUDA build from pytorch.org"
@@ -131,21 +137,29 @@ def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
     narrow, plain = facts.gflops["bfloat16"], facts.gflops["float32"]
     if narrow < plain:
         why = f"bfloat16 reaches {narrow:,.0f} GFLOP/s, float32 {plain:,.0f}"
-        found.append(Advice("bfloat16 does not help", why, "use training.precision=float32"))
+        found.append(Advice("bfloat16 does not help", why, "train with --precision float32"))
     if facts.threads < facts.cores:
         said = os.environ.get("OMP_NUM_THREADS")
         why = f"{facts.threads} of {facts.cores} cores are used" + (
             f" (OMP_NUM_THREADS={said})" if said else ""
         )
-        found.append(Advice("cores stand idle", why, f"set training.threads={facts.cores}"))
+        found.append(Advice("cores stand idle", why, f"train with --set training.threads={facts.cores}"))
+    if facts.load > facts.cores / 2:
+        why = f"{facts.load} of its {facts.cores} cores were busy in the last minute"
+        do = "wait for other programs, or close them: what is measured here and by --minutes is too slow until then"
+        found.append(Advice("the machine is at work already", why, do))
     if 0 < facts.memory_free_gib < 2:
         why = f"{facts.memory_free_gib} GiB of memory are free; PyTorch itself and a small model need about 1"
         found.append(
-            Advice("memory is short", why, "close other programs, or lower training.micro_batch_rows")
+            Advice(
+                "memory is short",
+                why,
+                "close other programs, or train with --set training.micro_batch_rows=1",
+            )
         )
     if facts.disk_free_gib < 2:
         why = f"{facts.disk_free_gib} GiB of disk are free; a checkpoint takes 12 bytes a parameter or more"
-        found.append(Advice("disk is short", why, "free some, or write elsewhere with folder=/other/disk"))
+        found.append(Advice("disk is short", why, "free some, or train with --set folder=/other/disk"))
     for extra, (_, missing) in EXTRAS.items():
         if not facts.extras[extra]:
             why = f"the extra {extra!r} is not installed"

@@ -22,6 +22,7 @@ from melete import config as configs
 from melete.config import RunConfig
 from melete.console import say
 from melete.data.tokenizers import Tokenizer
+from melete.data.writing import check_writable, refused
 from melete.errors import InputError, StorageError
 from melete.machine import keep_freed_memory
 from melete.objectives.base import Objective
@@ -66,6 +67,7 @@ def start(config: RunConfig, begun: float | None = None, *, called: str = "") ->
         InputError: the run folder exists, or something in the config or the data is wrong.
     """
     folder = _run_folder(config, called)
+    check_writable(folder)
     config, job, objective = _chosen(config, begun)
     job.sources(config)  # what can only fail later is refused before there is a run folder
     folder = _write_run_folder(folder, config, job)
@@ -354,13 +356,9 @@ def _write_run_folder(folder: Path, config: RunConfig, job: Job) -> Path:
                 folder = _free_folder(folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError | StorageError):
             raise
-        raise StorageError(
-            f"could not make the run folder: {error.strerror}",
-            where=str(folder),
-            do="free or unlock it, or begin from within another folder",
-        ) from None
+        raise refused(error, folder, temporary) from None
 
 
 def _fill(folder: Path, config: RunConfig, job: Job) -> None:

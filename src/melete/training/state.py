@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from melete.data.writing import refused
 from melete.errors import InputError, StorageError
 
 PREFIX = "step-"
@@ -79,17 +80,12 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(target)
         os.rename(temporary, target)
         _sync_folder(target.parent)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, StorageError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _refused(target, error) from None
+        raise refused(error, target, temporary) from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _refused(target: Path, error: OSError | SafetensorError) -> StorageError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return StorageError(f"could not save: {reason}", where=str(target), do="free some space")
 
 
 def verify(folder: Path) -> str | None:
@@ -149,7 +145,7 @@ def point(pointer: Path, checkpoint: str) -> None:
         os.replace(temporary, pointer)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _refused(pointer, error) from None
+        raise refused(error, pointer) from None
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -169,7 +165,9 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not (folder / "train_state.json").exists():
         raise InputError(
-            "no training state", where=str(folder), do="use it as a model instead: --model FOLDER"
+            "no training state",
+            where=str(folder),
+            do=f"train the model on in a new run: melete pretrain {folder} --data FILE",
         )
     return load_file(folder / "train_state.safetensors"), json.loads(
         (folder / "train_state.json").read_text()

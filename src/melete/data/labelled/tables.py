@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any
 
+from melete.console import counted
 from melete.data.labelled.columns import PEEK, Columns, find_columns, has_header, is_number
 from melete.data.labelled.questions import spans
 from melete.data.labelled.rows import (
@@ -121,7 +122,9 @@ def _by_name(
     for line, record in islice(records, int(skip), None):
         if len(record) != len(names):
             expected = f"{len(names)} as in the first row"
-            raise InputError(f"{len(record)} fields in this row", where=f"{file}:{line}", expected=expected)
+            raise InputError(
+                f"{counted(len(record), 'field')} in this row", where=f"{file}:{line}", expected=expected
+            )
         yield Row(dict(zip(names, record, strict=True)), file, line)
 
 
