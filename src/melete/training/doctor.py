@@ -129,7 +129,7 @@ def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
         fastest = max(facts.gflops.values()) * 1e9 * TYPICAL_SHARE
         # 6 operations a parameter and token (Kaplan et al. 2020, section 2.1)
         seconds = 6 * 10e6 * 200e6 / fastest
-        do = "keep to models of up to some 10 million parameters; `melete pretrain --minutes` chooses one that fits"
+        do = "keep to models of up to some 10 million parameters; `melete pretrain --minutes 10` chooses one that fits"
         why = f"10 million parameters on 200 million tokens take about {duration(seconds)} here"
         if cpu_build and shutil.which("nvidia-smi"):
             do = "there is an NVIDIA driver, but this PyTorch has no CUDA: install a CUDA build from pytorch.org"
