@@ -181,9 +181,8 @@ def test_each_depth_moves_as_it_is_asked_to(base: Path, tmp_path: Path) -> None:
     assert faster["head"] == pytest.approx(5 * plain["head"], rel=0.3)
     frozen = moved(base, tmp_path / "frozen", finetuning__freeze_layers=1)
     assert [depth for depth, far in frozen.items() if far > 0] == ["top", "head"]
-    thawing = moved(
-        base, tmp_path / "thaw", finetuning__unfreeze=1.0
-    )  # the second step reaches the top layer
+    # The second step reaches the top layer.
+    thawing = moved(base, tmp_path / "thaw", finetuning__unfreeze=1.0)
     assert [depth for depth, far in thawing.items() if far > 0] == ["top", "head"]
 
 

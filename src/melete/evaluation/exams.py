@@ -202,9 +202,8 @@ class Entities(Exam):
     def each(self, marks: np.ndarray) -> np.ndarray:
         """See `Exam.each`."""
         hits, both = marks[:, 0], marks[:, 1] + marks[:, 2]
-        return np.where(
-            both > 0, 2 * hits / np.maximum(both, 1), 1.0
-        )  # nothing there and nothing said is right
+        # Nothing there and nothing said is right.
+        return np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0)
 
 
 class Tags(Exam):
