@@ -67,8 +67,14 @@ LABELLED = [*SIZES, *ENCODER_SIZES]  # the families that wear heads for rows wit
 
 def tiny(family: str, *, seed: int = 0, init: str = "normal", **overrides: Any) -> Decoder:
     """A model of a few thousand weights, large enough that a wrong mask or position shows; in evaluation mode."""
-    fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **SIZES[family], **overrides}
-    return build(f"{family}:nano", vocab_size=VOCAB, seed=seed, init=init, **fields).eval()
+    fields = {
+        "vocab_size": VOCAB,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.15,
+        **SIZES[family],
+        **overrides,
+    }
+    return build(f"{family}:nano", seed=seed, init=init, **fields).eval()
 
 
 def tiny_encoder(family: str, *, task: str | None = None, seed: int = 0, **overrides: Any) -> Any:

@@ -20,7 +20,11 @@ from melete.data.corruption import (
     mask_tokens,
     replace_tokens,
 )
+from melete.data.encoder_text import EncoderText, Sample, Samples
+from melete.data.tokenizers import Tokenizer
+from melete.data.words import han_cutter
 from melete.errors import InputError
+from real_text import documents
 
 SIZE, MASK = 5000, 4
 ORDINARY = np.arange(SIZE) >= 5
@@ -70,6 +74,42 @@ def test_rates_and_shares_over_a_million_tokens(language: str, unit: str, base: 
     assert masked / chosen == pytest.approx(corruption.masked, abs=0.002)
     random = 1 - (masked + kept) / chosen  # of which one in SIZE is the token itself
     assert random == pytest.approx(corruption.random, abs=0.002)
+
+
+@cache
+def real_texts(name: str) -> tuple[list[Sample], Vocabulary]:
+    """A million tokens of a real set, as an encoder reads them."""
+    whole = documents(name, 6_000_000 if name == "wikitext-2" else 1_600_000)
+    tokenizer = Tokenizer.train(whole[:3000], "wordpiece", SIZE)
+    samples = Samples(EncoderText.tokenise(whole, tokenizer, han_cutter(whole)[1]), 126)
+    rng = np.random.default_rng(0)  # asked for pairs only
+    return [samples.sample(i, rng) for i in range(len(samples.runs))], Vocabulary.of(tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wikitext-2", "thucnews_title"])
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+@pytest.mark.parametrize("base", [BERT, ELECTRA], ids=["80-10-10", "85-0-15"])
+def test_rates_and_shares_hold_in_real_text(name: str, unit: str, base: Corruption) -> None:
+    corruption = Corruption(base.rate, unit, base.masked, base.random)
+    samples, vocabulary = real_texts(name)
+    assert sum(len(sample.ids) for sample in samples) >= TOKENS
+    rng = np.random.default_rng(0)
+    chosen = may = masked = kept = torn = 0
+    for sample in samples * (4 if unit == "span" else 1):
+        words = np.cumsum(sample.begins)
+        out = mask_tokens(sample.ids, words, corruption, vocabulary, rng)
+        ordinary, at = vocabulary.is_ordinary[sample.ids], out.labels != -100
+        may, chosen = may + int(ordinary.sum()), chosen + int(at.sum())
+        masked += int((out.ids[at] == vocabulary.mask_id).sum())
+        kept += int((out.ids[at] == sample.ids[at]).sum())
+        torn += len(np.intersect1d(words[at], words[ordinary & ~at]))
+    assert chosen / may == pytest.approx(corruption.rate, abs=0.002)
+    # A short title has one span or none, of some six tokens by one draw: that alone is a deviation of 0.0014.
+    near = 0.004 if unit == "span" else 0.002
+    assert masked / chosen == pytest.approx(corruption.masked, abs=near)
+    assert 1 - (masked + kept) / chosen == pytest.approx(corruption.random, abs=near)
+    assert (torn > 0) == (unit == "token")
 
 
 @pytest.mark.parametrize("choose", [choose_words, choose_spans])

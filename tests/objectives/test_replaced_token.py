@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from encoder_examples import examples, real_tokens, vocabulary
+from encoder_examples import examples, likeliest, real_tokens, vocabulary
 from kit import tiny_encoder
 from melete.data.batch import Example
 from melete.data.corruption import ELECTRA, replace_tokens
@@ -100,10 +100,6 @@ def test_the_samples_follow_from_the_generator_of_the_context() -> None:
 
 
 def test_packed_and_padded_are_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    def likeliest(hidden, weight, labels, *, bias, rng):
-        logits = F.linear(hidden, weight, bias)
-        return F.cross_entropy(logits, labels, reduction="sum"), logits.argmax(-1)
-
     # Draws come in the order of the rows; without chance the layout must change nothing.
     monkeypatch.setattr(replaced_token, "sampled_cross_entropy", likeliest)
     results = []

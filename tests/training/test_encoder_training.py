@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from encoder_examples import LENGTH, TEXTS, vocabulary
+from encoder_examples import LENGTH, TEXTS, likeliest, vocabulary
 from kit import tiny_encoder
 from melete.data.batch import Example
 from melete.data.batching import SortedBatches
@@ -121,10 +120,6 @@ class Cut:
 def test_how_a_step_is_cut_changes_nothing(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def likeliest(hidden, weight, labels, *, bias, rng):
-        logits = F.linear(hidden, weight, bias)
-        return F.cross_entropy(logits, labels, reduction="sum"), logits.argmax(-1)
-
     # Draws belong to the micro-batch, as dropout does; without chance the cut must change nothing.
     monkeypatch.setattr(replaced_token, "sampled_cross_entropy", likeliest)
     none = {"hidden_dropout": 0.0, "attention_dropout": 0.0}

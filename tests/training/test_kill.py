@@ -17,7 +17,8 @@ SIZES = "hidden_size = 32, num_hidden_layers = 2, num_attention_heads = 2, hidde
 WORDS = "[tokenizer]\nvocab_size = 100"
 KINDS = {
     "causal-lm": ("gpt2:nano", SIZES, '[tokenizer]\nkind = "char"'),
-    "masked-lm": ("bert:nano", f"{SIZES}, intermediate_size = 48", f'{WORDS}\n[objective]\npair = "nsp"'),
+    "masked-lm-nsp": ("bert:nano", f"{SIZES}, intermediate_size = 48", f'{WORDS}\n[objective]\npair = "nsp"'),
+    "masked-lm-sop": ("bert:nano", f"{SIZES}, intermediate_size = 48", f'{WORDS}\n[objective]\npair = "sop"'),
     "replaced-token": ("electra:nano", f"{SIZES}, intermediate_size = 48, embedding_size = 24", WORDS),
 }
 RECIPE = """
