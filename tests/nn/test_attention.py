@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import melete.nn.attention as module
 from melete.nn.attention import attention, document_mask, mutual_mask
+from melete.nn.cache import KVCache
 
 ROWS = {
     "plain": torch.ones(2, 6, dtype=torch.int32),
@@ -96,3 +100,68 @@ def test_dropout_drops_weights(path) -> None:
     mask = document_mask(ROWS["plain"])
     torch.manual_seed(0)
     assert not torch.allclose(attention(q, k, v, mask, 0.5), attention(q, k, v, mask))
+
+
+def varlen_written_out(q, k, v, ends, key_ends, longest, longest_key, *, scale, window_size):
+    """FlashAttention's kernel for documents side by side: (B * T, H, K) each, and where the documents end."""
+    assert torch.equal(ends, key_ends) and ends.dtype == torch.int32
+    assert int(ends.diff().max()) == longest == longest_key
+    out = torch.empty_like(q)
+    for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        ahead = torch.arange(b - a) - torch.arange(b - a)[:, None]
+        left, right = (b - a if size < 0 else size for size in window_size)
+        here = [x[a:b].transpose(0, 1) for x in (q, k, v)]  # (H, N, K) each
+        seen = (ahead >= -left) & (ahead <= right)
+        out[a:b] = F.scaled_dot_product_attention(*here, seen, scale=scale).transpose(0, 1)
+    return out
+
+
+MASKS = {
+    "causal": document_mask,
+    "mutual": mutual_mask,
+    "window": lambda doc_ids: mutual_mask(doc_ids, window=2),
+}
+
+
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+@pytest.mark.parametrize("kind", sorted(MASKS))
+def test_documents_one_by_one_are_documents_under_a_mask(rows: str, kind: str, monkeypatch) -> None:
+    kernel = SimpleNamespace(varlen_attn=varlen_written_out)
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", kernel)
+    q, k, v = tensors()
+    expected = attention(q, k, v, MASKS[kind](ROWS[rows]), scale=0.5)
+    monkeypatch.setattr(module, "_runs_are_faster", lambda q, mask, dropout: mask.runs is not None)
+    assert torch.allclose(attention(q, k, v, MASKS[kind](ROWS[rows]), scale=0.5), expected, atol=1e-5)
+
+
+def test_a_cache_or_nothing_to_mask_makes_no_runs() -> None:
+    cache = KVCache(1, 2, 12, 2, 8, torch.float32, "cpu")
+    cache.advance(ROWS["padded"], plain=False)
+    assert document_mask(ROWS["plain"], cache).runs is None
+    assert document_mask(ROWS["plain"]).runs is mutual_mask(ROWS["plain"]).runs is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", sorted(MASKS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_documents_one_by_one_on_a_gpu(kind: str, dtype: torch.dtype, monkeypatch) -> None:
+    """Outputs and gradients of the kernel are those of the mask, in the same format."""
+    lengths = torch.tensor([100, 3, 61, 92])
+    doc_ids = torch.arange(1, 5).repeat_interleave(lengths).expand(2, -1).int().cuda()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, heads, 256, 64, generator=generator).to("cuda", dtype).requires_grad_()
+        for heads in (4, 2, 2)
+    )
+    found = []
+    for runs in (True, False):
+        if not runs:
+            monkeypatch.setattr(module, "_runs_are_faster", lambda q, mask, dropout: False)
+        else:
+            assert module._runs_are_faster(q, MASKS[kind](doc_ids), 0.0)
+            assert not module._runs_are_faster(q, MASKS[kind](doc_ids), 0.1)
+        out = attention(q, k, v, MASKS[kind](doc_ids))
+        found.append((out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).abs().max() <= 0.02 * theirs.abs().max()

@@ -66,12 +66,14 @@ def their_config(name: str, draw: random.Random) -> dict[str, Any]:
             "attention_dropout": draw.choice([0.0, 0.1]),
         }
     if name == "modernbert":
-        kinds = [draw.choice(["full_attention", "sliding_attention"]) for _ in range(layers)]
-        thetas = {kind: {"rope_theta": draw.choice([100.0, 1e4, 16e4])} for kind in set(kinds)}
+        both = ["full_attention", "sliding_attention"]
+        kinds = [draw.choice(both) for _ in range(layers)]
+        thetas = [draw.choice([100.0, 1e4, 16e4]) for _ in both]
+        ropes = {k: {"rope_type": "default", "rope_theta": x} for k, x in zip(both, thetas, strict=True)}
         return common | {
             "local_attention": draw.choice([1, 2, 7, 16, 128]),
             "layer_types": draw.choice([None, kinds]),
-            "rope_parameters": draw.choice([None, thetas]),
+            "rope_parameters": draw.choice([None, ropes]),
             "norm_eps": draw.choice([1e-5, 1e-3]),
             "attention_dropout": draw.choice([0.0, 0.1]),
             "embedding_dropout": draw.choice([0.0, 0.1]),

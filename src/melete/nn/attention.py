@@ -6,6 +6,7 @@ Source: Vaswani et al. 2017, section 3.2; grouped queries: Ainslie et al. 2023.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +24,30 @@ class Mask:
         causal: `plain`, the queries are the keys, and see backwards only: attention needs no tensor for its mask.
         allowed: bool (B, 1, T, S), True where the key may be seen; None: as `causal` says, else every key.
         positions: what is added to the scores of each head, (1, H, T, S): relative positions.
+        doc_ids: of queries that are the keys too, int32 (B, T), where `allowed` says no more than they and `window`.
+        window: how many tokens of its document a query sees to its left and to its right; -1: all.
     """
 
     plain: bool
     causal: bool = False
     allowed: Tensor | None = None
     positions: Tensor | None = None
+    doc_ids: Tensor | None = None
+    window: tuple[int, int] = (-1, -1)
     _bias: Tensor | None = field(default=None, repr=False)
+
+    @cached_property
+    def runs(self) -> tuple[Tensor, int] | None:
+        """Where documents end in all rows side by side, int32 (documents + 1,) from 0, and the longest of them.
+
+        Padding makes documents as well. None where there is no mask, or more than one is added to the scores.
+        """
+        if self.doc_ids is None or self.positions is not None:
+            return None
+        begins = torch.ones_like(self.doc_ids, dtype=torch.bool)  # (B, T)
+        begins[:, 1:] = self.doc_ids[:, 1:] != self.doc_ids[:, :-1]
+        ends = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=begins.numel()).int()
+        return ends, int(ends.diff().max())
 
     def bias(self, length: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """The mask as numbers to add to the scores of query heads that share keys; None: every key is seen.
@@ -67,7 +85,8 @@ def document_mask(doc_ids: Tensor, cache: KVCache | None = None) -> Mask:
     keys = doc_ids if cache is None else torch.cat([cache.doc_ids[:, :past], doc_ids], dim=1)  # (B, S)
     same = doc_ids[:, :, None] == keys[:, None, :]  # (B, T, S)
     earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril_(past)  # (T, S)
-    return Mask(plain, allowed=(same & earlier)[:, None])  # (B, 1, T, S)
+    own = doc_ids if cache is None else None
+    return Mask(plain, allowed=(same & earlier)[:, None], doc_ids=own, window=(-1, 0))  # (B, 1, T, S)
 
 
 def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
@@ -87,7 +106,8 @@ def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
     if window is not None:
         columns = torch.arange(length, device=doc_ids.device)
         allowed &= (columns[:, None] - columns).abs() <= window
-    return Mask(plain, allowed=allowed[:, None])  # (B, 1, T, T)
+    sees = -1 if window is None else window
+    return Mask(plain, allowed=allowed[:, None], doc_ids=doc_ids, window=(sees, sees))  # (B, 1, T, T)
 
 
 def source_mask(doc_ids: Tensor, source: Source) -> Mask:
@@ -128,6 +148,8 @@ def attention(
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, K)
+        if _runs_are_faster(q, mask, dropout):
+            return _run_attention(q, k, v, mask, scale)
         seen, causal = mask.allowed, mask.causal
         if mask.positions is not None:
             seen, causal = mask.bias(q.shape[2], 1, q.dtype, q.device), False
@@ -136,7 +158,7 @@ def attention(
 
 
 def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
-    """The one place that chooses how attention is computed.
+    """Whether plain products beat fused attention.
 
     On a CPU in bfloat16 plain products run in matrix units that the backward pass of torch's fused attention does
     not use (a tenth of a whole training step at 256 tokens), until the scores outgrow the caches. With a single
@@ -146,6 +168,32 @@ def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
     if q.device.type != "cpu" or torch.compiler.is_exporting():
         return False
     return q.shape[2] == 1 or (q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512)
+
+
+def _runs_are_faster(q: Tensor, mask: Mask, dropout: float) -> bool:
+    """Whether a kernel reads the documents one by one, and spends nothing on what lies between them.
+
+    FlashAttention's does, on CUDA devices from compute capability 8.0 on, in narrow formats and without dropout on its
+    weights. Elsewhere a mask is laid over all pairs of tokens.
+    """
+    narrow = q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    if q.device.type != "cuda" or not narrow or dropout > 0 or torch.compiler.is_exporting():
+        return False
+    flash = torch.backends.cuda.is_flash_attention_available()
+    return flash and torch.cuda.get_device_capability(q.device) >= (8, 0) and mask.runs is not None
+
+
+def _run_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None) -> Tensor:
+    """(B, H, T, K) each -> (B, T, H * K)."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a while, which a CPU need not wait
+
+    assert mask.runs is not None
+    ends, longest = mask.runs
+    shape = q.shape[0], q.shape[2], -1
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B * T, H, K) each
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=mask.window)
+    assert isinstance(out, Tensor)
+    return out.view(shape)
 
 
 def _matmul_attention(
