@@ -45,10 +45,10 @@ class Majority(LabelledBaseline[TextRow]):
 
 
 class LinearTexts(LabelledBaseline[TextRow]):
-    """TF-IDF and a linear support vector machine for each label, over words and pairs of words, alone or together with
-    one over runs of letters; over runs of characters in Chinese.
+    """TF-IDF and a linear support vector machine for each label: over words and their pairs, over runs of letters, or
+    the mean of both; over runs of characters in Chinese.
 
-    Whether letters help, how much an error costs, and how sure a margin is, are chosen on a tenth of the training rows.
+    Which of these, how much an error costs, and how sure a margin is, are chosen on a tenth of the training rows.
     """
 
     name: ClassVar[str] = "TF-IDF + linear SVM"
@@ -73,16 +73,16 @@ class LinearTexts(LabelledBaseline[TextRow]):
                     weights, offsets = _train(seen, self._truth(learn), cost)
                     margins[i, cost] = unseen @ weights + offsets
                     progress.advance(1)
-            together = {
-                (used, cost): np.mean([margins[i, cost] for i in range(used)], axis=0)
-                for used in range(1, len(views) + 1)
+            choices = {
+                (used, cost): np.mean([margins[i, cost] for i in used], axis=0)
+                for used in dict.fromkeys([*((i,) for i in range(len(views))), tuple(range(len(views)))])
                 for cost in _COSTS
             }
-            (used, cost), best = max(together.items(), key=lambda item: self._right(item[1], check))
+            (used, cost), best = max(choices.items(), key=lambda item: self._right(item[1], check))
             self.sharpness = self._sharpness(best, check)
             self.parts = []
-            for view in views[:used]:
-                self.parts.append((view, *_train(_matrix(view, rows), self._truth(rows), cost)))
+            for i in used:
+                self.parts.append((views[i], *_train(_matrix(views[i], rows), self._truth(rows), cost)))
                 progress.advance(1)
         return self
 
