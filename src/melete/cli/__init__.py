@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "chat": "Keep a prompt open and talk to a model.",
     "evaluate": "Perplexity and bits per byte of a model on a text.",
     "compare": "Which of two models is better on the same labelled rows, and where they differ.",
+    "rate": "Choose between the outputs of two models, side by side, without knowing whose is whose.",
     "export": "Write a model for another program: Hugging Face, llama.cpp (GGUF), ONNX.",
     "tokenizer": "Train a tokenizer, or look at one.",
     "data": "Prepare, inspect or list data.",
