@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders
+.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders bars-tasks
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
@@ -41,6 +41,9 @@ bars-main-job: $(VENV)/installed-dev ## re-run the measured promises of the main
 
 bars-encoders: $(VENV)/installed-dev ## re-run the measured promises of the encoders (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_encoders.py $(ARGS)
+
+bars-tasks: $(VENV)/installed-dev ## re-run the measured promises of fine-tuning, a chosen half (up to 75 minutes)
+	$(BIN)/python benchmarks/bars_tasks.py $(ARGS)
 
 # An environment of our own. The stamps are older than pyproject.toml exactly when it has changed since.
 $(BIN)/python:

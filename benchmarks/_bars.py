@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,19 @@ def passes(what: str, *tests: str) -> Bar:
     return Bar(what, "all pass", last.strip("= "), done.returncode == 0)
 
 
-def main(description: str | None, bars: dict[str, Callable[[Path], list[Bar]]]) -> None:
-    """Run what was asked for, print a line as each figure comes, exit 1 if a promise is not kept."""
+def main(
+    description: str | None, bars: dict[str, Callable[[Path], list[Bar]]], usual: Sequence[str] = ()
+) -> None:
+    """Run what was asked for, print a line as each figure comes, exit 1 if a promise is not kept.
+
+    Args:
+        usual: what is run where nothing is asked for; empty = all.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bars", nargs="*", choices=[*bars, []], help="default: all")
-    names = parser.parse_args().bars or list(bars)
+    parser.add_argument("bars", nargs="*", choices=[*bars, []], help=f"default: {' '.join(usual) or 'all'}")
+    names = parser.parse_args().bars or usual or bars
     import torch
 
     machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"

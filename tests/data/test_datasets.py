@@ -295,3 +295,22 @@ def test_duplicates_are_estimated_when_there_are_too_many_to_keep() -> None:
         distinct.add(hashed)
     assert len(distinct.seen) <= 500
     assert 1800 < distinct.duplicates < 2200
+
+
+# -- labelled sets, as text --
+
+
+def test_a_labelled_set_is_read_without_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "weibo_ner"
+    folder.mkdir()
+    sentences = ["我 O\n在 O\n北 B-LOC\n京 I-LOC\n", "你 O\n好 O\n", "再 O\n见 O\n"]
+    (folder / "train.conll").write_text("\n".join([*sentences[:2], sentences[0]]), encoding="utf-8")
+    (folder / "dev.conll").write_text("\n".join(sentences[1:]), encoding="utf-8")
+    monkeypatch.setenv("MELETE_DATA", str(tmp_path))
+    named = resolve("weibo_ner")
+    assert texts(named.train) == ["我在北京", "你好"]  # each once
+    assert texts(named.valid) == ["再见"]  # what is learnt from is not measured on
+    assert named.valid is not None
+    assert named.train.source_hash != named.valid.source_hash
+    both = resolve(["weibo_ner", "weibo_ner"])
+    assert len(texts(both.train)) == 4

@@ -173,8 +173,8 @@ def resolve(
     """A named set, or the files, folders and standard input ("-") of a person.
 
     A named set is looked for in `$MELETE_DATA/<name>`, then in the cache, then on the Hub; a file of the same name
-    is reached as `./NAME`. Standard input and pipes are kept in a temporary file for as long as the set lives, because
-    text is read more than once.
+    is reached as `./NAME`. Of a labelled set the texts are read, without what was said of them. Standard input and
+    pipes are kept in a temporary file for as long as the set lives, because text is read more than once.
 
     Args:
         source: a name or a path, or several: they follow each other, and only if each has validation text of its own
@@ -188,7 +188,7 @@ def resolve(
     """
     sources = [source] if isinstance(source, str) else list(source)
     for name in sources:
-        if name not in (*NAMED, STDLIB, STDIN) and not os.path.exists(name):
+        if name not in (*_names(), STDIN) and not os.path.exists(name):
             raise _unknown(name)
     parts = [_resolve(name, text_column, max_line_bytes, whole) for name in sources]
     if len(parts) == 1:
@@ -218,6 +218,8 @@ def _resolve(name: str, text_column: str | None, max_line_bytes: int, whole: boo
         return _stdlib()
     if name in NAMED:
         return _named(name, whole)
+    if name in _names():
+        return _labelled(name)
     pipe = None
     if name == STDIN or not (os.path.isfile(name) or os.path.isdir(name)):
         pipe = spool(name, ".jsonl" if text_column else ".txt")
@@ -245,7 +247,7 @@ def _noting_once(read: Callable[..., Iterator[Document]]) -> Callable[[], Iterat
 def _unknown(name: str) -> InputError:
     if os.sep in name or "." in name:
         return missing(name)
-    near = difflib.get_close_matches(name, [*NAMED, STDLIB, *os.listdir()], n=1)
+    near = difflib.get_close_matches(name, [*_names(), *os.listdir()], n=1)
     do = f"did you mean {near[0]}?" if near else "`melete data list` shows the named sets"
     return InputError("no such file, folder or named set", where=name, do=do)
 
@@ -254,6 +256,27 @@ def _stdlib() -> NamedSet:
     documents, note = python_stdlib()
     split = split_documents(documents, _STDLIB_VALID_FRACTION, seed=0)
     return NamedSet(STDLIB, split.train, split.valid, (note, split.note))
+
+
+def _names() -> list[str]:
+    """The named sets, those with labels last."""
+    from melete.data.labelled.sets import SETS  # which looks for its files where this module does
+
+    return [*NAMED, STDLIB, *(name for name in SETS if name not in NAMED)]
+
+
+def _labelled(name: str) -> NamedSet:
+    """The texts of a labelled set."""
+    from melete.data.labelled.sets import plain_texts
+
+    train, valid, files = plain_texts(name)
+    note = f"{name}: {len(train):,} texts to learn from and {len(valid):,} held out, without their labels"
+    return NamedSet(
+        name,
+        Documents(partial(iter, train), files, f"{name} train"),
+        Documents(partial(iter, valid), files, f"{name} valid"),
+        (note,),
+    )
 
 
 def _named(name: str, whole: bool) -> NamedSet:

@@ -25,7 +25,7 @@ from melete.data.labelled.rows import (
 )
 from melete.data.labelled.splits import hold_out
 from melete.data.labelled.tables import KnownColumns
-from melete.data.readers import read_lines
+from melete.data.readers import Document, read_lines
 from melete.data.streams import STDIN, Reading, missing
 from melete.errors import InputError
 
@@ -170,6 +170,29 @@ def load_labelled(
     return LabelledSet(source, task, train, held, labels, several)
 
 
+def plain_texts(name: str) -> tuple[list[Document], list[Document], tuple[str, ...]]:
+    """What a named set has to read without its labels: its training texts, its validation texts, and their files.
+
+    Each text comes once, and what stands in train is not held out. Rows that `load_labelled` holds out are so here.
+
+    Raises:
+        InputError: as `load_labelled`.
+    """
+    task = SETS[name].task
+    parts, found = _named_parts(name, task), load_labelled(name, task, note=_quiet)
+    seen: set[str] = set()
+
+    def once(rows: Sequence[LabelledRow]) -> Iterator[Document]:
+        for row in rows:
+            for text in row.texts:
+                if text not in seen and not text.isspace():
+                    seen.add(text)
+                    yield Document(text, row.file, row.line)
+
+    files = (parts.train, *([parts.valid] if parts.valid else []))
+    return list(once(found.train)), list(once(found.valid)), files
+
+
 def labelled_catalogue() -> list[dict[str, str | bool]]:
     """The named sets: name, task, language, `here` (on this machine) and where."""
     found: list[dict[str, str | bool]] = []
@@ -255,6 +278,10 @@ def _part(folder: Path, pattern: re.Pattern[str]) -> Path | None:
         what = f"{len(found)} files could be one part: {', '.join(path.name for path in found)}"
         raise InputError(what, where=str(folder), do="name the files themselves: --data FILE --valid FILE")
     return found[0] if found else None
+
+
+def _quiet(note: str) -> None:
+    """Named sets need no word on how they are read."""
 
 
 def _unknown(name: str) -> InputError:
