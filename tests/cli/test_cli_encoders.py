@@ -123,6 +123,17 @@ def test_a_masked_run_is_measured_beside_token_frequencies(finished: Path) -> No
     assert all("[MASK]" in sample["prompt"] for sample in card["samples"])
 
 
+def test_a_chinese_run_speaks_of_chinese(finished: Path, launcher: Launcher) -> None:
+    rows = [json.dumps({"text": "我喜欢自然语言处理。今天的天气很好！" * 3}) for _ in range(20)]
+    (finished / "zh.jsonl").write_text("\n".join(rows))
+    texts = 'data.train=["zh.jsonl"]', "data.valid=['zh.jsonl']"
+    done = launcher.run(finished, "train", "electra.toml", "name=zh", *texts)
+    assert done.code == 0, done.err
+    assert "next: melete inspect runs/zh --text '今天的天气很好。'" in done.err
+    sample = next(line for line in done.err.splitlines() if "sample: " in line)
+    assert " " not in sample.partition("sample: ")[2].partition(" | ")[0]
+
+
 def test_pairs_are_measured(finished: Path) -> None:
     card = json.loads((finished / "nsp.json").read_text())
     assert 0 <= card["table"][0]["nsp_accuracy"] <= 1

@@ -9,6 +9,7 @@ import pytest
 import tokenizers as hf
 
 from melete.data.corruption import choose_words
+from melete.data.scripts import unspaced
 from melete.data.sentences import split_sentences
 from melete.data.tokenizers import Tokenizer
 from melete.data.words import LearnedWords, han_cutter, rjieba_cut, token_words, word_starts
@@ -42,6 +43,19 @@ def test_words_stand_apart_from_punctuation(text: str, expected: str) -> None:
 
 def characters_tokenizer() -> Tokenizer:
     return Tokenizer.train([SENTENCE], "char", 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("我 用 GPU 训 练 。 很 好", "我用GPU训练。很好"),
+        ("天 气 [MASK] 好 ！", "天气[MASK]好！"),
+        ("two words, and カ タ", "two words, andカタ"),
+        ("한국어 단어", "한국어 단어"),
+    ],
+)
+def test_characters_that_need_no_space_have_none(text: str, expected: str) -> None:
+    assert unspaced(text) == expected
 
 
 def test_a_chinese_sentence_is_masked_word_by_word() -> None:

@@ -74,7 +74,7 @@ def tokenised_parts(texts: Iterable[str], tokenizer: Tokenizer, cut: Cut | None 
         InputError: nothing to read.
     """
     total, opens = 0, True
-    with Progress("tokenising", "million tokens") as progress:
+    with Progress("tokenising", "tokens") as progress:
         for together in _calls(texts):
             ids: list[np.ndarray] = []
             begins: list[np.ndarray] = []
@@ -91,7 +91,7 @@ def tokenised_parts(texts: Iterable[str], tokenizer: Tokenizer, cut: Cut | None 
                 starts += [total] * opens
                 opens = False
                 total += len(found)
-                progress.advance(len(found) / 1e6)
+                progress.advance(len(found))
             if ids:
                 yield Part(
                     np.concatenate(ids),

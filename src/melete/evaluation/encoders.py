@@ -16,6 +16,7 @@ from melete.data.batch import Batch, Example
 from melete.data.batching import SortedBatches
 from melete.data.encoder_text import EncoderText, Samples
 from melete.data.sampling import rng_for
+from melete.data.scripts import unspaced
 from melete.data.tokenizers import Tokenizer
 from melete.objectives.base import Context, Objective
 from melete.objectives.masked_lm import MaskedLM, chosen
@@ -162,7 +163,8 @@ def _documents(batch: Batch, *columns: Tensor) -> Iterator[Sequence[Tensor]]:
 
 def _plain(tokenizer: Tokenizer, ids: Tensor) -> str:
     """A document without what frames it, masks shown."""
-    return tokenizer.decode(ids[1:-1].tolist(), skip_special_tokens=False)
+    text = tokenizer.decode(ids[1:-1].tolist(), skip_special_tokens=False)
+    return unspaced(text) if tokenizer.continuation else text
 
 
 def _word(tokenizer: Tokenizer, id_: int) -> str:

@@ -54,12 +54,15 @@ def render_report(run: Path, lang: str = "auto") -> str:
     if not completions and samples:  # no result (yet): the last ones drawn while training
         completions = [one for one in samples if one.get("step") == samples[-1].get("step")]
         samples = samples[: -len(completions)]
+    # An encoder does not go on with a text: it says something of one.
+    apart = any("mlm" in (event.get("metrics") or {}) for event in events.get("eval", []))
+    answers = "".join(sections.quotation(one, apart=apart) for one in completions)
     body = [
         sections.header(summary, events, config, result),
         *_results(result),
         section("curves", sections.curve_boxes(events)),
-        section("completions", "".join(sections.quotation(one) for one in completions)),
-        section("samples", sections.sample_list(samples)),
+        section("answers" if apart else "completions", answers),
+        section("samples", sections.sample_list(samples, apart=apart)),
         section("diversity", sections.diversity_table(result.get("diversity") or {})),
         section("choices", sections.choice_table(config)),
         section("skips", sections.skip_table(events)),

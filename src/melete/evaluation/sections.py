@@ -20,7 +20,10 @@ Event = dict[str, Any]
 MOST_SAMPLES = 12
 MOST_LINES = 100
 LOWER_IS_BETTER = ("bits_per_byte", "word_perplexity", "perplexity", "loss")
-HIGHER_IS_BETTER = ("restored", "auc", "auc_generator", "nsp_accuracy", "sop_accuracy")
+AREAS = ("auc", "auc_generator")  # what a discriminator is for: they stand before the loss of its generator
+SHARES = ("restored", "nsp_accuracy", "sop_accuracy")
+HIGHER_IS_BETTER = (*AREAS, *SHARES)
+LOSSES = {"auc": "generator_loss", "restored": "mlm"}  # a figure -> what the loss beside it is
 # What all rows of the result table share, said once below it; and what stands in another cell.
 SHARED = ("tokens", "words", "bytes", "context", "stride")
 FOLDED = ("name", "bits_per_byte_interval", "seconds")
@@ -85,12 +88,12 @@ def result_table(table: list[Event]) -> str:
     if not table:
         return ""
     named = dict.fromkeys(key for row in table for key in row if key not in (*SHARED, *FOLDED))
-    columns = [
-        *(key for key in LOWER_IS_BETTER if key in named),
-        *(key for key in named if key not in LOWER_IS_BETTER),
-    ]
+    leading = [key for key in (*AREAS, *LOWER_IS_BETTER) if key in named]
+    columns = [*leading, *(key for key in named if key not in leading)]
     baseline = _baseline(table)
-    head = "".join(f"<th>{t_pair(*names(key))}</th>" for key in ["name", *columns])
+    loss = next((name for key, name in LOSSES.items() if key in named), "loss")
+    heads = [names(loss if key == "loss" else key) for key in ["name", *columns]]
+    head = "".join(f"<th>{t_pair(*pair)}</th>" for pair in heads)
     rows = []
     for row in table:
         cells = "".join(_cell(row, key, baseline, table) for key in columns)
@@ -116,7 +119,7 @@ def _cell(row: dict[str, Any], key: str, baseline: dict[str, Any] | None, table:
     if value is None:
         return f"<td>{esc(str(row.get(key) or ''))}</td>"
     if key not in LOWER_IS_BETTER:
-        return f"<td>{_figure(value)}</td>"
+        return f"<td>{f'{value:.1%}' if key in SHARES else _figure(value)}</td>"
     largest = max(number(other.get(key)) or 0.0 for other in table)
     bar = f'<i class="bar" style="width:{value / largest:.1%}"></i>' if largest > 0 else ""
     against = number(baseline.get(key)) if baseline and row is not baseline else None
@@ -169,16 +172,16 @@ def figure_names(events: dict[str, list[Event]]) -> list[str]:
     return [name for name, values in found.items() if len(values - {None}) > 1]
 
 
-def quotation(sample: dict[str, Any], step: str = "") -> str:
-    """A prompt and what the model wrote after it."""
+def quotation(sample: dict[str, Any], step: str = "", *, apart: bool = False) -> str:
+    """A prompt and what the model wrote after it; `apart`: what it said of it, on a line of its own."""
     prompt, text = str(sample.get("prompt", "")), str(sample.get("text", ""))
-    text = text.removeprefix(prompt)
+    text = f"\n{text}" if apart else text.removeprefix(prompt)
     given = f"<b>{esc(prompt)}</b>" if prompt else f'<i class="small">{t("prompt_empty")}</i> '
     return f"<blockquote>{step}<pre>{given}{esc(text)}</pre></blockquote>"
 
 
-def sample_list(samples: list[Event]) -> str:
-    """Samples drawn while training: some of them, if there are many."""
+def sample_list(samples: list[Event], *, apart: bool = False) -> str:
+    """Samples drawn while training: some of them, if there are many; see `quotation`."""
     if not samples:
         return ""
     shown = samples
@@ -186,7 +189,9 @@ def sample_list(samples: list[Event]) -> str:
         last = len(samples) - 1
         shown = [samples[round(i * last / (MOST_SAMPLES - 1))] for i in range(MOST_SAMPLES)]
     quotes = [
-        quotation(sample, f'<p class="small">{t("step")} {esc(_plain(sample.get("step", "")))}</p>')
+        quotation(
+            sample, f'<p class="small">{t("step")} {esc(_plain(sample.get("step", "")))}</p>', apart=apart
+        )
         for sample in shown
     ]
     more = t("some", shown=str(len(shown)), total=str(len(samples))) if len(shown) < len(samples) else ""

@@ -16,7 +16,7 @@ from melete.data.batch import Batch
 from melete.data.corruption import Vocabulary
 from melete.data.framing import Framing
 from melete.data.readers import Row
-from melete.data.scripts import CJK
+from melete.data.scripts import WIDE
 from melete.errors import InputError
 from melete.generation.mask_predict import mask_predict
 from melete.generation.settings import MaskPredictSettings
@@ -27,7 +27,6 @@ from melete.tasks.base import Answer, Piece, Predictor, text_of
 MASK = "[MASK]"
 # Masks that meet the vocabulary in one product: logits of a batch full of masks would need gigabytes.
 _TOGETHER = 256
-_WIDE = CJK + "\u3000-\u303f\uff00-\uffef"
 
 
 class _Masks(NamedTuple):
@@ -215,8 +214,8 @@ class FillMask(Predictor):
         glued = (
             not text
             or text[-1].isspace()
-            or re.search(rf"[({_WIDE}]$", text)
-            or re.match(rf"[.,;:!?)'{_WIDE}]", token)
+            or re.search(rf"[({WIDE}]$", text)
+            or re.match(rf"[.,;:!?)'{WIDE}]", token)
         )
         return f"{text}{'' if glued else ' '}{token}"
 

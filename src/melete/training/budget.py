@@ -252,7 +252,7 @@ def _settle(
     }
     reasons = {
         "training.batch_tokens": f"{batch:,}: small enough for some hundred steps, large enough to fill the machine",
-        "training.steps": f"{steps:,}: {config.training.minutes:g} minutes at {best.rate:,.0f} tokens/s measured, "
+        "training.steps": f"{steps:,}: {duration(60 * config.training.minutes)} at {best.rate:,.0f} tokens/s measured, "
         f"less {_RESERVE:.0%} for evaluation; {epochs:.1f} passes over the text",
     }
     if context > 128:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import abstractmethod
 from functools import partial
@@ -19,6 +20,7 @@ from melete.data.corruption import BERT, ELECTRA, Corruption, Vocabulary, linear
 from melete.data.encoder_cache import HanWords, Meta, encoder_text
 from melete.data.encoder_text import EncoderText, Sample, Samples
 from melete.data.sampling import Phases, rng_for
+from melete.data.scripts import HAN
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.models import build_encoder, encoder_families, family, is_spec
@@ -37,6 +39,7 @@ from melete.training.prepare import read_texts, tokenizer_for
 # without spaces that nothing here cuts.
 _LONG_WORD, _LONG_SHARE = 16, 0.05
 _SHOWN = 40  # most tokens of a sentence that is shown
+_OPENING = 500  # tokens of the text that show its language
 # In how many batches of how many tokens the two ways of batching are measured, and when that is enough.
 _MEASURED, _MEASURED_TOKENS, _MEASURED_SECONDS = 4, 2048, 2.0
 # Held-out masks, draws and pairs follow from this seed alone: runs with other seeds are measured on the same.
@@ -251,6 +254,8 @@ class EncoderJob(Job):
             f"{len(self.valid.ids):,} tokens, {rate:.0%} of them hidden by "
             f"{config.objective.mask_unit}, the same in every run; {t.precision}"
         )
+        if table[0]["loss"] >= table[1]["loss"]:
+            below += "\nno better than token frequencies yet: it needs more steps"
         result = {"table": table, "samples": samples, "precision": t.precision, "figures": figures}
         return Card(result, rows, below, self.next(final.parent))
 
@@ -263,6 +268,12 @@ class EncoderJob(Job):
     @abstractmethod
     def next(self, run: Path) -> str:
         """The command to type now."""
+
+    def _sentence(self, english: str, chinese: str) -> str:
+        """An example in the language of the training text."""
+        opening = self.tokenizer.decode(self.train.ids[:_OPENING].tolist())
+        letters = re.findall(r"\w", opening)
+        return chinese if 2 * len(re.findall(f"[{HAN}]", opening)) > len(letters) else english
 
 
 class MaskedJob(EncoderJob):
@@ -326,7 +337,9 @@ class MaskedJob(EncoderJob):
 
     def next(self, run: Path) -> str:
         """See `EncoderJob.next`."""
-        return f"melete predict {run} --text 'All that {self.tokenizer.token(self.vocabulary.mask_id)} is not gold.'"
+        mask = self.tokenizer.token(self.vocabulary.mask_id)
+        text = self._sentence(f"All that {mask} is not gold.", f"今天的天气很{mask}。")
+        return f"melete predict {run} --text '{text}'"
 
     def describe(self, config: RunConfig) -> About:
         """See `Job.describe`."""
@@ -394,7 +407,8 @@ class ReplacedJob(EncoderJob):
 
     def next(self, run: Path) -> str:
         """See `EncoderJob.next`."""
-        return f"melete inspect {run} --text 'The cat sat on the mat.'"
+        text = self._sentence("The cat sat on the mat.", "今天的天气很好。")
+        return f"melete inspect {run} --text '{text}'"
 
     def describe(self, config: RunConfig) -> About:
         """See `Job.describe`."""

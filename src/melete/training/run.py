@@ -219,7 +219,7 @@ def _write_final(config: RunConfig, folder: Path, job: Job, trainer: Trainer) ->
         (target / "README.md").write_text(card, encoding="utf-8")
 
     checkpoints.write_folder(folder / "final", fill)
-    measured = "" if loss is None else f", validation loss as while training {loss:.4f}"
+    measured = "" if loss is None else f"; validation loss {loss:.4f}, measured as while training"
     say(f"final weights: {which}{measured}")
 
 
