@@ -156,6 +156,17 @@ def test_other_tasks_go_the_same_way(task: str, here: Path, capsys: pytest.Captu
         assert melete("predict", "runs/it", "--data", "texts.jsonl") == 0
 
 
+def test_a_label_file_names_and_orders_the_labels(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"some text number {i}\t{i % 2}" for i in range(30)]
+    (here / "d.tsv").write_text(table(*rows))
+    (here / "names.txt").write_text("sad\nglad\nnever\n")
+    asked = ("d.tsv", "--epochs", 0.5, "--name", "named", "--label-file", "names.txt")
+    assert tune("text-classification", *asked) == 0
+    assert "'never': the label file has this label, and no training row does" in capsys.readouterr().err
+    assert melete("predict", "runs/named", "--text", "some text", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["probabilities"]) == ["sad", "glad", "never"]
+
+
 def test_seeds_end_with_mean_and_spread(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(here, "text-classification", 60)
     data = "text-classification.jsonl"
@@ -209,6 +220,16 @@ BOTH = [f"some text number {i}\t{'ab'[i % 2]}" for i in range(20)]
         ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.augmentation.delete=2"], "less than|below 1"),
         ({"d.tsv": table(*BOTH)}, ["--column", "text"], "expected ROLE=NAME"),
         ({"d.tsv": table(*BOTH)}, ["--folds", "1"], "no fold, or several"),
+        (
+            {"d.tsv": table(*BOTH), "names.txt": "a\nc\n"},
+            ["--label-file", "names.txt"],
+            r"d.tsv:3: label 'b'; expected a line of names.txt \(2 labels\)",
+        ),
+        (
+            {"d.tsv": table(*BOTH).replace("number 3\tb", "number 3\t")},
+            [],
+            "d.tsv:5: no label in column 'label'",
+        ),
         (
             {"d.tsv": table(*BOTH, *(f"{row} again" for row in BOTH)), "v.tsv": table(*BOTH)},
             ["--valid", "v.tsv", "--strict"],

@@ -48,7 +48,8 @@ def test_rows_columns_and_findings(capsys):
     assert "warning: 2 of 3 validation rows (66.7%) stand in train, 2 of them word for word" in out
     assert "    dev.csv:2: The 0th film is bad. (as train.csv:2)" in out
     assert err.endswith(
-        f"next: melete data inspect {' '.join([LOOK[0], *LOOK[3:5], *LOOK[1:3], *LOOK[5:]])} --drop-leaks\n"
+        "next: melete finetune text-classification --model bert:tiny --data train.csv --valid dev.csv "
+        "--column label=mood --drop-leaks\n"
     )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,32 @@ def test_answers_do_not_depend_on_the_batch(task: str, family: str) -> None:
         assert all(same(a, b) for a, b in zip(model.stream(wanted, budget=budget), alone, strict=True))
     backwards = list(model.stream(wanted[::-1]))[::-1]
     assert all(same(a, b) for a, b in zip(backwards, alone, strict=True))
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_of_a_hundred_thousand_rows_is_answered_in_flat_memory(tmp_path: Path) -> None:
+    rng, path = random.Random(0), tmp_path / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(100_000):
+            text = " ".join(rng.choices(SENTENCES, k=2))[: rng.randrange(10, 80)]
+            file.write(json.dumps({"id": i, "text": text, "label": "good"}) + "\n")
+    model = predictor("bert", "text-classification", id2label=LABELS["text-classification"])
+    answers = model.stream(model.read(str(path), {}))
+    for _ in range(20_000):  # a window, and what the allocator keeps
+        next(answers)
+    before = most = resident()
+    count = 20_000
+    for _ in answers:
+        count += 1
+        most = max(most, resident()) if count % 1000 == 0 else most
+    assert count == 100_000
+    assert most - before < 20 << 20
 
 
 @pytest.mark.parametrize("task", KINDS)

@@ -35,4 +35,5 @@ def evaluate_task(model: str, data: str, as_json: bool, options: dict[str, Any])
     else:
         click.echo(table(scored.rows))
         click.echo(f"{len(rows):,} rows of {rows[0].file}")
-    say(f"next: melete predict {shlex.quote(model)} --data {shlex.quote(data)}")
+    again = "FILE" if data == "-" else shlex.quote(data)
+    say(f"next: melete predict {shlex.quote(model)} --data {again}")

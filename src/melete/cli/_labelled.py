@@ -51,15 +51,17 @@ def labelled_rows(
     split: str | None = None,
     seed: int = 0,
 ) -> list[LabelledRow]:
-    """All rows of a file, or a part of a named set or of a folder.
+    """All rows of a file or of standard input, or a part of a named set or of a folder.
 
     Args:
         split: train, valid or all, where a person asked for it: then a file is split as in training.
     """
     from melete.data.labelled.files import read_labelled
     from melete.data.labelled.sets import SETS, load_labelled
+    from melete.data.streams import STDIN
 
-    split = split or (part if data in SETS or os.path.isdir(data) else None)
+    alone = data == STDIN or (os.path.isfile(data) and data not in SETS)
+    split = split or (None if alone else part)
     if split is None:
         return list(read_labelled(data, task, columns=columns))
     found = load_labelled(data, task, columns=columns, seed=seed)
@@ -106,13 +108,12 @@ def inspect(source: tuple[str, ...], task: str, as_json: bool, options: dict[str
     else:
         _show(found, report)
     report.stop(options["strict"])
-    if report.leaked:
-        words = ["melete", "data", "inspect", name, "--task", task]
-        words += ["--valid", options["valid"]] if options["valid"] else []
-        words += [
-            word for role, name in options["columns"].items() for word in ("--column", f"{role}={name}")
-        ]
-        say(f"next: {shlex.join([*words, '--drop-leaks'])}")
+    words = ["melete", "finetune", task, "--model", "bert:tiny", "--data", "FILE" if name == "-" else name]
+    words += ["--valid", options["valid"]] if options["valid"] else []
+    words += ["--label-file", options["label_file"]] if options["label_file"] else []
+    words += [word for role, name in options["columns"].items() for word in ("--column", f"{role}={name}")]
+    words += ["--drop-leaks"] if report.leaked or options["drop_leaks"] else []
+    say(f"next: {shlex.join(words)}")
 
 
 def _show(found: LabelledSet, report: Report) -> None:

@@ -23,6 +23,7 @@ TASKS = ("text-classification", "sentence-similarity", "token-classification", "
 _FLAGS = {
     "name": "name",
     "seed": "seed",
+    "label_file": "finetuning.label_file",
     "epochs": "finetuning.epochs",
     "batch_size": "finetuning.batch_size",
     "minutes": "finetuning.minutes",
@@ -45,6 +46,7 @@ _SWITCHES = ("find_rate", "head_only", "crf", "drop_leaks", "strict")
 @click.option("--data", "-d", required=True, metavar="FILE|FOLDER|NAME", help="Labelled rows to learn from.")
 @click.option("--valid", metavar="FILE|NAME", help="Rows to measure on; default: the set's, or a tenth.")
 @COLUMNS
+@click.option("--label-file", metavar="FILE", help="A label a line, in the order of their ids.")
 @click.option("--epochs", type=float, help="Passes over the rows. [3]")
 @click.option("--batch-size", type=int, help="Texts of an optimiser step. [32]")
 @click.option("--rate", type=float, help="Peak learning rate; default: by the model's width.")

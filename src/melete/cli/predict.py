@@ -102,7 +102,8 @@ def command(
     answered = f"{count:,} text{'s' if count != 1 else ''} answered"
     say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
     example = texts[0] if texts else "..."
+    again = shlex.quote(data) if data not in (None, "-") else "FILE"
     if predictor.task in (*LABELLED_TASKS, FEATURES):
-        say(f"next: melete evaluate {shlex.quote(model)} --data {shlex.quote(data or 'FILE')}")
+        say(f"next: melete evaluate {shlex.quote(model)} --data {again}")
     else:
         say(f"next: melete inspect {shlex.quote(model)} --text {shlex.quote(example)}")

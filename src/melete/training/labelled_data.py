@@ -39,6 +39,7 @@ def read_rows(config: RunConfig, task: str, note: Callable[[str], None] = say) -
         task,
         valid=section.valid[0] if section.valid else None,
         columns=tuning.columns,
+        label_file=tuning.label_file or None,
         valid_fraction=section.valid_fraction,
         seed=tuning.split_seed,
         note=note,
