@@ -34,6 +34,7 @@ OBJECTIVES = (
 )
 PAIRINGS, POOLINGS = ("cosine", "contrastive"), ("", "mean", "first", "last")
 PACKINGS = ("auto", "sorted", "packed")
+LANGUAGES = ("auto", "en", "zh")
 OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
 SCHEDULES = ("constant", "linear", "linear-overlap", "cosine", "wsd", "inverse-sqrt", "piecewise")
 
@@ -124,6 +125,7 @@ class EvaluationSection(_Section, frozen=True):
     context: int = 0  # most tokens the final evaluation looks at; 0 = training.context
     stride: int = 0  # tokens scored by each window; 0 = half the context
     baseline: bool = True  # a 5-gram of the same tokens, and its mixture with the model, in the next columns
+    page_language: str = "auto"  # the run's page opens in: auto (the browser's), en, zh
 
 
 class AugmentationSection(_Section, frozen=True):
@@ -359,6 +361,7 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         ("optimizer.name", o.name, OPTIMIZERS),
         ("schedule.name", s.name, SCHEDULES),
         ("training.packing", t.packing, PACKINGS),
+        ("evaluation.page_language", config.evaluation.page_language, LANGUAGES),
     ):
         yield key, value, value in names, f"one of {', '.join(names)}"
     rate, share = config.objective.mask_rate, config.objective.generator_share

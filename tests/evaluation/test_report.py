@@ -84,6 +84,17 @@ def test_page_shows_the_run(run: Path) -> None:
         assert shown in text
 
 
+def test_the_page_keeps_the_language_of_its_run(run: Path) -> None:
+    samples = [{"event": "sample", "step": at, "prompt": "", "text": "春"} for at in (10, 20)]
+    write_events(run, [START, step(0), *samples])
+    assert 'data-lang="auto"' in render_report(run)
+    (run / "config.toml").write_text('[evaluation]\npage_language = "zh"\n')
+    html = render_report(run)
+    assert 'data-lang="zh"' in html
+    assert 'data-lang="en"' in render_report(run, "en")
+    assert '<span lang="zh">第 10 步</span>' in html
+
+
 def test_a_model_whose_name_sounds_like_the_baseline_is_none(run: Path) -> None:
     table = [
         {"name": "models/program", "bits_per_byte": 1.2},

@@ -12,10 +12,12 @@ from melete.console import say
 @click.command()
 @click.argument("run")
 @click.option(
-    "--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", help="Language the page opens in."
+    "--lang",
+    type=click.Choice(["auto", "en", "zh"]),
+    help="Language the page opens in. Default: evaluation.page_language of the run's config.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the page's path as JSON.")
-def command(run: str, lang: str, as_json: bool) -> None:
+def command(run: str, lang: str | None, as_json: bool) -> None:
     """Write report.html of RUN (a run folder), from what the run has logged so far.
 
     \b

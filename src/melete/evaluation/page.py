@@ -12,11 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from melete.config import LANGUAGES
 from melete.data.writing import whole_file
 from melete.errors import InputError
 from melete.evaluation.words import WORDS
-
-LANGUAGES = ("auto", "en", "zh")
 
 
 def render(kind: str, lang: str, title: str, body: str, data: Any) -> str:

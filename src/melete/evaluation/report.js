@@ -118,7 +118,8 @@ function hover(box, picture, lines, at) {
       const row = tip.appendChild(document.createElement("div"));
       row.append(label, " ", value);
     };
-    say(root.lang === "zh" ? "步" : "step", Math.round(step).toLocaleString("en"));
+    const number = Math.round(step).toLocaleString("en");
+    say(root.lang === "zh" ? `第 ${number} 步` : `step ${number}`, "");
     for (const line of lines) {
       const i = nearest(line.xs, step);
       if (line.ys[i] === undefined || line.ys[i] === null) continue;

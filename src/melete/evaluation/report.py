@@ -18,11 +18,11 @@ MOST_POINTS = 900
 SERIES = {"loss": "loss", "lr": "lr", "grad_norm": "grad_norm", "rate": "tokens_per_second"}
 
 
-def write_report(run: Path, lang: str = "auto") -> Path:
+def write_report(run: Path, lang: str | None = None) -> Path:
     """Write `report.html` into a run folder, replacing an older one as a whole.
 
     Args:
-        lang: language the page opens in: auto (the browser's), en or zh.
+        lang: language the page opens in: auto (the browser's), en or zh; None: what the run's config says.
 
     Raises:
         InputError: not a run folder, or one of its files is broken.
@@ -33,12 +33,12 @@ def write_report(run: Path, lang: str = "auto") -> Path:
     return target
 
 
-def render_report(run: Path, lang: str = "auto") -> str:
+def render_report(run: Path, lang: str | None = None) -> str:
     """The page of a run as HTML text.
 
     Args:
         run: a run folder; its last event may be half-written.
-        lang: auto, en or zh.
+        lang: as `write_report` takes it.
 
     Raises:
         InputError: not a run folder, one of its files is broken, or an unknown language.
@@ -48,6 +48,7 @@ def render_report(run: Path, lang: str = "auto") -> str:
     for event in in_order:
         events.setdefault(event["event"], []).append(event)
     config = read_config(run)
+    lang = lang or config.get("evaluation", {}).get("page_language", "auto")
     summary = summarise(run, in_order)
     result = events.get("result", [{}])[-1]
     samples, completions = events.get("sample", []), result.get("samples") or []

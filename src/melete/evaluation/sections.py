@@ -78,7 +78,9 @@ def _headline(table: list[Event]) -> str:
         return ""
     change = number(models[0]["bits_per_byte"]) / against - 1.0  # type: ignore[operator]
     words = t(
-        "better" if change <= 0 else "worse", percent=f"{abs(change):.1%}", baseline=str(baseline["name"])
+        "better" if change <= 0 else "worse",
+        percent=f"{abs(change):.1%}",
+        baseline=names(str(baseline["name"])),
     )
     return f'<p class="headline{" bad" if change > 0 else ""}">{words}</p>'
 
@@ -98,8 +100,8 @@ def result_table(table: list[Event]) -> str:
     for row in table:
         cells = "".join(_cell(row, key, baseline, table) for key in columns)
         kind = ' class="baseline"' if row is baseline else ""
-        rows.append(f"<tr{kind}><th>{esc(str(row.get('name', '')))}</th>{cells}</tr>")
-    says = t("lower", baseline=str(baseline["name"])) if baseline else t("lower_alone")
+        rows.append(f"<tr{kind}><th>{_label(str(row.get('name', '')))}</th>{cells}</tr>")
+    says = t("lower", baseline=names(str(baseline["name"]))) if baseline else t("lower_alone")
     if any(key in named for key in HIGHER_IS_BETTER):
         says += " " + t("higher")
     on = [
@@ -111,6 +113,11 @@ def result_table(table: list[Event]) -> str:
         says += "<br>" + " · ".join(on)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="wide"><table>{body}</table></div><p class="small">{says}</p>'
+
+
+def _label(name: str) -> str:
+    """A name in both languages, or as it is: a model may be called as it likes."""
+    return t(name) if name in WORDS else esc(name)
 
 
 def _cell(row: dict[str, Any], key: str, baseline: dict[str, Any] | None, table: list[Event]) -> str:
@@ -189,9 +196,7 @@ def sample_list(samples: list[Event], *, apart: bool = False) -> str:
         last = len(samples) - 1
         shown = [samples[round(i * last / (MOST_SAMPLES - 1))] for i in range(MOST_SAMPLES)]
     quotes = [
-        quotation(
-            sample, f'<p class="small">{t("step")} {esc(_plain(sample.get("step", "")))}</p>', apart=apart
-        )
+        quotation(sample, f'<p class="small">{t("step", n=_plain(sample.get("step", "")))}</p>', apart=apart)
         for sample in shown
     ]
     more = t("some", shown=str(len(shown)), total=str(len(samples))) if len(shown) < len(samples) else ""
@@ -212,7 +217,7 @@ def diversity_table(shares: dict[str, Any]) -> str:
         if name.startswith("distinct_") and name != "distinct_1":
             label = t("distinct", n=name.removeprefix("distinct_"))
         else:
-            label = t(name) if name in WORDS else esc(name)
+            label = _label(name)
         bar = f'<i class="bar" style="width:{min(max(share, 0.0), 1.0):.1%}"></i>'
         rows.append(f"<tr><th>{label}</th><td><b>{share:.1%}</b>{bar}</td></tr>")
     return (
@@ -232,7 +237,8 @@ def choice_table(config: dict[str, Any]) -> str:
         rows.append(
             f"<tr><th><code>{esc(path)}</code></th><td><code>{esc(_plain(value))}</code></td><td>{esc(str(reason))}</td></tr>"
         )
-    return f'<div class="wide"><table class="text">{"".join(rows)}</table></div>' if rows else ""
+    table = f'<div class="wide"><table class="text">{"".join(rows)}</table></div>'
+    return f'<p class="small">{t("recorded")}</p>{table}' if rows else ""
 
 
 def skip_table(events: dict[str, list[Event]]) -> str:
@@ -247,17 +253,18 @@ def skip_table(events: dict[str, list[Event]]) -> str:
     rows = []
     for one in lines[:MOST_LINES]:
         said = esc(str(one["reason"])) if "reason" in one else t("rolled_back", to=str(one.get("to", "")))
-        rows.append(f"<tr><th>{t('step')} {esc(_plain(one.get('step', '')))}</th><td>{said}</td></tr>")
+        rows.append(f"<tr><th>{t('step', n=_plain(one.get('step', '')))}</th><td>{said}</td></tr>")
     more = ""
     if len(lines) > MOST_LINES:
         more = f'<p class="small">{t("some", shown=str(MOST_LINES), total=f"{len(lines):,}")}</p>'
-    return f'<p class="small">{t("skips_says")}</p><table class="text">{"".join(rows)}</table>{more}'
+    table = f'<div class="wide"><table class="text">{"".join(rows)}</table></div>'
+    return f'<p class="small">{t("skips_says")}</p>{table}{more}'
 
 
 def note_list(notes: list[Event]) -> str:
     """What the run noted."""
     items = "".join(f"<li>{esc(str(note.get('text', '')))}</li>" for note in notes[:MOST_LINES])
-    return f"<ul>{items}</ul>" if items else ""
+    return f'<p class="small">{t("recorded")}</p><ul>{items}</ul>' if items else ""
 
 
 def next_commands(path: str, state: str, config: dict[str, Any]) -> str:

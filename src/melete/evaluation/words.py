@@ -41,6 +41,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "bytes": ("bytes", "字节"),
     "context": ("context", "上下文"),
     "stride": ("stride", "步长"),
+    "mixture of both": ("mixture of both", "两者的混合"),
+    "token frequencies": ("token frequencies", "词元频率"),
     "lower": (
         "On held-out text, lower is better. Percentages are against {baseline}.",
         "在留出文本上评测，越低越好。百分比是相对于 {baseline} 的差别。",
@@ -115,7 +117,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_smooth": ("training, smoothed", "训练（平滑）"),
     "train_raw": ("training", "训练"),
     "validation": ("validation", "验证"),
-    "step": ("step", "步"),
+    "step": ("step {n}", "第 {n} 步"),
     "log": ("log scale", "对数刻度"),
     "lr": ("learning rate", "学习率"),
     "grad_norm": ("gradient norm", "梯度范数"),
@@ -140,6 +142,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "非有限值或远离常态的损失与梯度从未写入权重。",
     ),
     "none_skipped": ("None: every batch was sound.", "没有：每个批次都正常。"),
+    "recorded": ("As the run wrote it down.", "以下是训练时留下的英文记录。"),
     "rolled_back": ("weights back to {to}", "权重退回到 {to}"),
     # next commands
     "next_chat": ("Talk to it", "和它对话"),
