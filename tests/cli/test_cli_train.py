@@ -124,6 +124,12 @@ def test_json_is_one_object_and_all_else_goes_to_standard_error(finished: Path) 
         assert expected in said
 
 
+def test_the_next_command_has_words_of_the_runs_own_text(finished: Path) -> None:
+    said = (finished / "said.txt").read_text()
+    prompt = shlex.split(said.split("next: ")[-1].partition("   or")[0])[-1]
+    assert prompt and prompt in " ".join((finished / "text.txt").read_text().split())
+
+
 def test_the_model_card_names_weights_data_and_command(finished: Path) -> None:
     run = finished / "runs" / "done"
     card = (run / "final" / "README.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from melete.training.precision import DTYPES
 # What the n-gram tables of this many tokens take, about 1 GB, every laptop has.
 BASELINE_TOKENS = 20_000_000
 MOST_BYTES_PER_WORD = 15
+_PROMPT = 24  # characters that are typed willingly
 
 
 def train_baseline(train: Corpus, vocab_size: int) -> NGram:
@@ -65,13 +67,20 @@ def score_decoder(config: RunConfig, final: Path, train: Corpus, valid: Corpus) 
     figures = {"table": table, "samples": samples, "diversity": diversity(answers), "precision": t.precision}
     score = table[0]
     run = final.parent
+    prompt = next(filter(str.strip, t.prompts), "") or _opening(valid, tokenizer)
     return Card(
         figures,
         _rows(table),
         f"{score['tokens']:,} tokens, {score['words']:,} words with line ends, {score['bytes']:,} bytes; "
         f"context {score['context']}, stride {score['stride']}, {t.precision}",
-        f"melete generate {run} --prompt 'Once'   or   melete chat {run}",
+        f"melete generate {run} --prompt {shlex.quote(prompt)}   or   melete chat {run}",
     )
+
+
+def _opening(valid: Corpus, tokenizer: Tokenizer) -> str:
+    """Words that the held-out text begins with: a prompt of the kind that the model knows."""
+    text = " ".join(tokenizer.decode(valid.read(0, min(len(valid), _PROMPT)).tolist()).split())
+    return text if len(text) <= _PROMPT else text[:_PROMPT].rsplit(" ", 1)[0]
 
 
 def _rows(table: list[dict[str, Any]]) -> list[list[str]]:
