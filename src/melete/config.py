@@ -20,6 +20,7 @@ import msgspec
 from melete.data.corruption import UNITS
 from melete.data.encoder_text import PAIRS
 from melete.data.splits import MOST_HELD_OUT
+from melete.data.streams import MAX_LINE_BYTES
 from melete.errors import InputError, StorageError
 
 OBJECTIVES = (
@@ -59,6 +60,7 @@ class DataSection(_Section, frozen=True):
     train: list[str] = []  # named sets, files or folders; "-" is standard input
     valid: list[str] = []  # empty = the named set's own, else split off by document
     text_column: str = ""  # of csv, tsv, jsonl and parquet; empty = found by itself
+    max_line_bytes: int = MAX_LINE_BYTES  # the longest line of a text
     valid_fraction: float = 0.05  # share of documents held out when `valid` is empty
 
 
@@ -426,6 +428,7 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**31),
     ("tokenizer.vocab_size", 1, math.inf),
+    ("data.max_line_bytes", 1, math.inf),
     ("objective.label_smoothing", 0, 1),
     ("objective.z_loss", 0, math.inf),
     ("objective.last_mask_rate", 0, 1),

@@ -115,7 +115,10 @@ def test_mistakes_end_in_one_line(folder: Path, capsys: pytest.CaptureFixture[st
     assert "a stride of 9 tokens; expected 1 to 8" in refusal(
         capsys, "model", "--data", "one.txt", "--context", "8", "--stride", "9"
     )
-    assert "nothing to learn from" in refusal(capsys, "model", "--data", "one.txt", "--baseline", "ngram")
+    line = refusal(capsys, "model", "--data", "one.txt", "--baseline", "ngram")
+    assert "nothing to learn from: all of --data is scored" in line
+    line = refusal(capsys, "model", "--data", "one.txt", "--split", "train", "--baseline", "ngram")
+    assert "nothing to learn from: the train part of --data is scored" in line
     assert "missing.txt" in refusal(capsys, "model", "--data", "missing.txt")
     assert "nowhere" in refusal(capsys, "nowhere", "--data", "one.txt")
     (folder / "empty.txt").touch()

@@ -145,9 +145,9 @@ def test_a_terminal_that_cannot_show_a_character_does_not_end_the_text(model_fol
     ("arguments", "line"),
     [
         (["--temperature", "-1"], "temperature is -1.0; expected 0 (greedy) or more"),
-        (["--top-p", "1.5"], "top_p is 1.5; expected above 0, at most 1 (off)"),
+        (["--top-p", "1.5"], "--top-p is 1.5; expected above 0, at most 1 (off)"),
         (["--top-k", "few"], "'few' is not a valid integer"),
-        (["--samples", "0"], "num_return_sequences is 0"),
+        (["--samples", "0"], "--samples is 0; expected 1 or more"),
         (["--stop", ""], "stop is ('',)"),
         (["--prompt", "a", "--prompt-file", "b"], "--prompt and --prompt-file were both given"),
         (["--prompt-file", "nowhere.txt"], "nowhere.txt: no such prompt file"),

@@ -256,6 +256,7 @@ def test_context_schedule_starts_with_short_rows(folder: Path) -> None:
         (["recipe.toml", "training.steps=x"], "training.steps: Expected `int`, got `str`"),
         (["none.toml"], "none.toml: no such recipe"),
         (["recipe.toml", "data.train=['none.txt']"], "none.txt: no such file"),
+        (["recipe.toml", "data.max_line_bytes=9"], "text.txt:1: line too long; expected at most 9 bytes"),
         (["recipe.toml", "data.train=[]"], "data.train: no training text"),
         (["recipe.toml", "model.source=gtp2:nano"], "gtp2:nano"),
         (["recipe.toml", "model.source=gpt2:huge"], "gpt2 has no preset 'huge'; expected one of nano, tiny"),

@@ -16,7 +16,8 @@ from melete.cli import _hints as hints
             ["a b.jsonl", "-"], valid=["c", "d"], text_column="the body", valid_fraction=0.2, seed=3
         ),
         hints.pretrain(["wikitext-2"], tokenizer="my tokenizer"),
-        hints.tokenizer_inspect("my tokenizer", ["a b.jsonl", "-"], "the body"),
+        hints.pretrain(["my.txt"], max_line_bytes=99),
+        hints.tokenizer_inspect("my tokenizer", ["a b.jsonl", "-"], "the body", 99),
     ],
 )
 def test_a_suggestion_can_be_typed(line: str) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from melete.errors import InputError
+
+if TYPE_CHECKING:
+    from melete.generation.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # flag, type, what it does; the rest of the flag is the setting's name
@@ -63,6 +69,16 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
     names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in _SETTINGS]
     values = {name: options[name] for name in names if options[name] is not None}
     return {**values, "stop": list(options["stop"])}
+
+
+def settings_of(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
+    """The settings of these values; what is wrong with one is said of its flag."""
+    try:
+        return kind.of(values)
+    except InputError as error:
+        name, _, wrong = str(error).partition(" ")
+        flag = "--samples" if name == "num_return_sequences" else "--" + name.replace("_", "-")
+        raise InputError(f"{flag} {wrong}") from None
 
 
 def load_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import click
 from click.core import ParameterSource
 
+from melete.data.streams import MAX_LINE_BYTES
+
 
 def again(*more: str) -> str:
     """The running command with what it was given, and more; flags are left out."""
@@ -24,10 +26,12 @@ def again(*more: str) -> str:
     return f"{context.command_path} {shlex.join([*words, *more])}"
 
 
-def tokenizer_inspect(folder: str, data: Iterable[str], text_column: str | None = None) -> str:
+def tokenizer_inspect(
+    folder: str, data: Iterable[str], text_column: str | None = None, max_line_bytes: int = MAX_LINE_BYTES
+) -> str:
     """The `melete tokenizer inspect` that tries a tokenizer on this data."""
     words = ["melete", "tokenizer", "inspect", folder, *_repeated("--data", data)]
-    return shlex.join([*words, *(["--text-column", text_column] if text_column else [])])
+    return shlex.join([*words, *_reading(text_column, max_line_bytes)])
 
 
 def pretrain(
@@ -36,6 +40,7 @@ def pretrain(
     valid: Iterable[str] = (),
     tokenizer: str | None = None,
     text_column: str | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
     valid_fraction: float = 0.05,
     seed: int = 0,
 ) -> str:
@@ -43,13 +48,18 @@ def pretrain(
     words = ["melete", "pretrain", "qwen3", *_repeated("--data", data), *_repeated("--valid", valid)]
     if tokenizer is not None:
         words += ["--tokenizer", tokenizer]
-    if text_column is not None:
-        words += ["--set", f"data.text_column={text_column}"]
+    words += _reading(text_column, max_line_bytes)
     if valid_fraction != 0.05:
         words += ["--set", f"data.valid_fraction={valid_fraction}"]
     if seed:
         words += ["--seed", str(seed)]
     return shlex.join([*words, "--minutes", "10"])
+
+
+def _reading(text_column: str | None, max_line_bytes: int) -> list[str]:
+    """How text is read, where that is not the default."""
+    words = ["--text-column", text_column] if text_column else []
+    return words + (["--max-line-bytes", str(max_line_bytes)] if max_line_bytes != MAX_LINE_BYTES else [])
 
 
 def _repeated(option: str, values: Iterable[str]) -> list[str]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melete.cli._generation import chosen, describe, generation_options, load_options, show_any_character
+from melete.cli._generation import (
+    chosen,
+    describe,
+    generation_options,
+    load_options,
+    settings_of,
+    show_any_character,
+)
 from melete.console import printable, say
 from melete.errors import InputError
 
@@ -44,7 +51,7 @@ def command(model: str, **options: Any) -> None:
     """
     from melete.generation.settings import GenerationSettings
 
-    GenerationSettings.of(chosen(options))  # a mistyped setting should not wait for the model
+    settings_of(GenerationSettings, chosen(options))  # a mistyped setting should not wait for the model
 
     from melete.api import load
 

@@ -10,6 +10,7 @@ import click
 
 from melete.cli import _hints as hints
 from melete.cli import _labelled as labelled
+from melete.cli._reading import MAX_LINE_BYTES, TEXT_COLUMN
 from melete.console import counted, printable, say
 from melete.errors import InputError
 
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
     from melete.data.inspection import TextReport
     from melete.data.splits import Documents
 
-_COLUMN = click.option(
-    "--text-column", help="The column of csv, tsv, jsonl and parquet files that holds the text."
-)
-_LONGEST = click.option(
-    "--max-line-bytes",
-    type=click.IntRange(min=1),
-    default=16 << 20,
-    show_default=True,
-    help="The longest line read.",
-)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _TASKS = ("text-classification", "sentence-similarity", "token-classification", "question-answering")
 
@@ -70,8 +61,8 @@ def list_(as_json: bool) -> None:
 
 @command.command()
 @click.argument("source", nargs=-1, required=True)
-@_COLUMN
-@_LONGEST
+@TEXT_COLUMN
+@MAX_LINE_BYTES
 @click.option("--task", type=click.Choice(_TASKS), help="Look at SOURCE as labelled rows of this task.")
 @click.option("--valid", help="With --task: validation rows. Default: the set's own, else some are held out.")
 @labelled.COLUMNS
@@ -148,7 +139,7 @@ def inspect(
     if damaged:
         say(f"not text in {counted(damaged, 'place')}: mend them before training")
     else:
-        say(f"next: {hints.pretrain(source, text_column=text_column)}")
+        say(f"next: {hints.pretrain(source, text_column=text_column, max_line_bytes=max_line_bytes)}")
 
 
 def _show(parts: dict[str, TextReport]) -> None:
@@ -188,8 +179,8 @@ def _show(parts: dict[str, TextReport]) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is held out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads; default: the cores there are.")
-@_COLUMN
-@_LONGEST
+@TEXT_COLUMN
+@MAX_LINE_BYTES
 @_JSON
 def prepare(
     source: tuple[str, ...],
@@ -238,7 +229,6 @@ def prepare(
         )
     if as_json:
         click.echo(json.dumps(figures))
-    del options["max_line_bytes"]
     say(f"next: {hints.pretrain(source, tokenizer=tokenizer, **options)}")
 
 

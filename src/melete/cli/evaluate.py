@@ -10,6 +10,7 @@ import click
 from melete.cli._evaluate_task import evaluate_task
 from melete.cli._hints import again
 from melete.cli._labelled import COLUMNS
+from melete.cli._reading import MAX_LINE_BYTES, TEXT_COLUMN
 from melete.cli._table import table
 from melete.console import say
 from melete.errors import InputError
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 )
 @click.option("--valid-fraction", type=float, default=0.05, show_default=True, help="Held out of a file.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides what is held out of a file.")
-@click.option("--text-column", help="The column that holds the text (csv, tsv, jsonl, parquet).")
+@TEXT_COLUMN
+@MAX_LINE_BYTES
 @COLUMNS
 @click.option(
     "--context", type=int, help="Most tokens the model looks at. Default: all it can, 1024 at most."
@@ -73,7 +75,7 @@ def command(
     if task_of(locate(model)) in (*LABELLED_TASKS, FEATURES):
         evaluate_task(model, data, as_json, options)
         return
-    chosen = ("text_column", "valid_fraction", "seed")
+    chosen = ("text_column", "max_line_bytes", "valid_fraction", "seed")
     text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
     learnt_from = _baseline_text(text, **options) if options["baseline"] else None
     loaded = load(model, task="text-generation", device=options["device"])
@@ -101,15 +103,18 @@ def command(
     say(f"next: {after}")
 
 
-def _baseline_text(text: Text, baseline_data: str | None, text_column: str | None, **_: Any) -> Documents:
+def _baseline_text(
+    text: Text, baseline_data: str | None, text_column: str | None, max_line_bytes: int, **_: Any
+) -> Documents:
     """What the baseline learns from."""
     from melete.data.datasets import resolve
 
     if baseline_data is not None:
-        return resolve(baseline_data, text_column=text_column).train
+        return resolve(baseline_data, text_column=text_column, max_line_bytes=max_line_bytes).train
     if text.train is None:
+        scored = "all" if text.split == "all" else f"the {text.split} part"
         raise InputError(
-            "the baseline has nothing to learn from: all of --data is scored",
+            f"the baseline has nothing to learn from: {scored} of --data is scored",
             do="give --baseline-data, or hold a part out: --split valid",
         )
     return text.train

@@ -17,6 +17,7 @@ from melete.cli._generation import (
     generation_options,
     load_options,
     of_decoders,
+    settings_of,
     show_any_character,
 )
 from melete.console import Progress, printable, say
@@ -100,7 +101,7 @@ def _settings(model: str, task: str, options: dict[str, Any]) -> GenerationSetti
             what = f"{others[0]} is for a model that continues a text, and this one fills masks"
             raise InputError(what, where=model, do="say how much it shall write with --length")
         given.pop("stop")
-        return MaskPredictSettings.of({**given, **masked, **shared})
+        return settings_of(MaskPredictSettings, {**given, **masked, **shared})
     if task != "text-generation":
         raise InputError(
             f"a model for {task} writes no text", where=model, do=f"ask it: melete predict {model}"
@@ -108,7 +109,7 @@ def _settings(model: str, task: str, options: dict[str, Any]) -> GenerationSetti
     if masked:
         what = f"--{next(iter(masked))} is for a model that fills masks, and this one continues a text"
         raise InputError(what, where=model, do="say how much it shall write with --max-new-tokens")
-    return GenerationSettings.of({**given, **shared, "truncate": options["truncate"]})
+    return settings_of(GenerationSettings, {**given, **shared, "truncate": options["truncate"]})
 
 
 def _fill(

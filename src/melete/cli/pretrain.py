@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from melete.cli._reading import MAX_LINE_BYTES, TEXT_COLUMN
 from melete.cli._run import finish, run_options
 from melete.errors import InputError
 
@@ -35,7 +36,8 @@ BEGUN = time.monotonic()
     type=click.FloatRange(min=0, min_open=True),
     help="Time budget: model size, steps and schedule are chosen from it.",
 )
-@click.option("--text-column", help="Column of csv, tsv, jsonl or parquet that holds the text.")
+@TEXT_COLUMN
+@MAX_LINE_BYTES
 @click.option("--tokenizer", metavar="FOLDER", help="Use this tokenizer; default: one trained on the text.")
 @run_options
 def command(
@@ -46,6 +48,7 @@ def command(
     minutes: float | None,
     tokenizer: str | None,
     text_column: str | None,
+    max_line_bytes: int,
     changes: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -71,6 +74,7 @@ def command(
         "data.train": list(data),
         "data.valid": list(valid),
         "data.text_column": text_column or "",
+        "data.max_line_bytes": max_line_bytes,
         "tokenizer.source": tokenizer or "",
         "training.minutes": minutes or 0.0,
     }

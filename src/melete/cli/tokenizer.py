@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melete.cli import _hints as hints
+from melete.cli._reading import MAX_LINE_BYTES, TEXT_COLUMN
 from melete.console import say
 from melete.errors import InputError
 
@@ -47,7 +48,8 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--special-token", "special", multiple=True, help="Text that stays one token; may be repeated.")
 @click.option("--lowercase", is_flag=True, help="Lower the case and strip accents (wordpiece only).")
-@click.option("--text-column", help="The column of csv, tsv, jsonl and parquet files that holds the text.")
+@TEXT_COLUMN
+@MAX_LINE_BYTES
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train(
     data: tuple[str, ...],
@@ -56,8 +58,8 @@ def train(
     out: Path,
     special: tuple[str, ...],
     lowercase: bool,
-    text_column: str | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Train a tokenizer on DATA: files, folders, named sets, or - for standard input.
 
@@ -80,7 +82,7 @@ def train(
     from melete.data.writing import check_writable
 
     check_writable(out)
-    named = resolve(list(data), text_column=text_column)
+    named = resolve(list(data), **reading)
     size = vocab_size or (_SYMBOLS if kind in ("char", "word") else _SUBWORDS)
     texts = (document.text for document in named.train)
     symbols = tuple(dict.fromkeys((*named.special_tokens, *special)))
@@ -90,15 +92,16 @@ def train(
         figures = {"folder": str(out), "kind": kind, "vocab_size": tokenizer.vocab_size}
         click.echo(json.dumps({**figures, "fingerprint": tokenizer.fingerprint}))
     say(f"{out}: {kind}, {tokenizer.vocab_size:,} tokens")
-    say(f"next: {hints.tokenizer_inspect(str(out), data, text_column)}")
+    say(f"next: {hints.tokenizer_inspect(str(out), data, **reading)}")
 
 
 @command.command()
 @click.argument("folder")
 @click.option("--data", multiple=True, required=True, help="The text to try it on; may be repeated.")
-@click.option("--text-column", help="The column of csv, tsv, jsonl and parquet files that holds the text.")
+@TEXT_COLUMN
+@MAX_LINE_BYTES
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(folder: str, data: tuple[str, ...], text_column: str | None, as_json: bool) -> None:
+def inspect(folder: str, data: tuple[str, ...], as_json: bool, **reading: Any) -> None:
     """See how well the tokenizer in FOLDER suits a text.
 
     Characters and bytes per token (more is shorter sequences), unknown tokens, how much of the text comes back exactly,
@@ -114,13 +117,13 @@ def inspect(folder: str, data: tuple[str, ...], text_column: str | None, as_json
     from melete.data.tokenizers import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
-    named = resolve(list(data), text_column=text_column)
+    named = resolve(list(data), **reading)
     quality = measure(tokenizer, (document.text for document in named.train))
     if as_json:
         click.echo(json.dumps({"tokenizer": folder, **quality.plain()}, ensure_ascii=False))
     else:
         click.echo(_report(quality))
-    say(f"next: {hints.pretrain(data, tokenizer=folder, text_column=text_column)}")
+    say(f"next: {hints.pretrain(data, tokenizer=folder, **reading)}")
 
 
 def _report(quality: Quality) -> str:

@@ -273,7 +273,7 @@ def choose_column(
         chosen = strings[0]
     if chosen is None:
         which = f"columns of strings are {_listed(strings)}" if strings else f"columns are {_listed(columns)}"
-        do = "name one with --text-column" if strings else ""
+        do = "name one (--text-column, data.text_column in a recipe)" if strings else ""
         raise InputError(f"which column is the text? Its {which}", where=f"{file}:{line}", do=do)
     if len(columns) > 1:
         note(f"{file}: the text is column {chosen!r} (of {_listed(columns)})")

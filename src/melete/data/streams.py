@@ -243,7 +243,7 @@ def _check_lines(run: bytearray, limit: int, where: str, line: int) -> None:
 
 def too_long(where: str, limit: int) -> InputError:
     """The error for a line or record beyond the limit."""
-    do = "break it up, or raise the limit (--max-line-bytes)"
+    do = "break it up, or raise the limit (--max-line-bytes, data.max_line_bytes in a recipe)"
     return InputError("line too long", where=where, expected=f"at most {limit:,} bytes", do=do)
 
 

@@ -48,7 +48,7 @@ def render_report(run: Path, lang: str | None = None) -> str:
     for event in in_order:
         events.setdefault(event["event"], []).append(event)
     config = read_config(run)
-    lang = lang or config.get("evaluation", {}).get("page_language", "auto")
+    lang = lang or str(config.get("evaluation", {}).get("page_language", "auto"))
     summary = summarise(run, in_order)
     result = events.get("result", [{}])[-1]
     samples, completions = events.get("sample", []), result.get("samples") or []

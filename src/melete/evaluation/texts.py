@@ -7,6 +7,7 @@ from typing import NamedTuple
 from melete.console import say
 from melete.data.datasets import resolve
 from melete.data.splits import Documents, split_documents
+from melete.data.streams import MAX_LINE_BYTES
 
 
 class Text(NamedTuple):
@@ -28,6 +29,7 @@ def choose_text(
     split: str | None = None,
     *,
     text_column: str | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
     valid_fraction: float = 0.05,
     seed: int = 0,
 ) -> Text:
@@ -38,13 +40,13 @@ def choose_text(
         split: `valid` is the set's own part, or what training holds out of a file with this fraction and seed;
             `train` the other one; `all` everything but a set's own valid part. None: a set's own valid part, and
             all of anything else.
-        text_column: of csv, tsv, jsonl and parquet.
+        text_column, max_line_bytes: of `data.readers.read_documents`.
         valid_fraction, seed: of `data.splits.split_documents`.
 
     Raises:
         InputError: no such source, or nothing to hold out of it.
     """
-    found = resolve(source, text_column=text_column)
+    found = resolve(source, text_column=text_column, max_line_bytes=max_line_bytes)
     for note in found.notes:
         say(note)
     split = split or ("valid" if found.valid is not None else "all")

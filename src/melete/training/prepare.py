@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -80,11 +81,16 @@ def read_texts(config: RunConfig, *, whole: bool = True) -> Texts:
     section = config.data
     if not section.train:
         raise InputError("no training text", where="data.train", expected="""data.train='["my.txt"]'""")
-    text_column = section.text_column or None
-    source = resolve(section.train, text_column=text_column, whole=whole)
+    read = partial(
+        resolve,
+        text_column=section.text_column or None,
+        max_line_bytes=section.max_line_bytes,
+        whole=whole,
+    )
+    source = read(section.train)
     train, valid, notes = source.train, source.valid, source.notes
     if section.valid:
-        given = resolve(section.valid, text_column=text_column, whole=whole)
+        given = read(section.valid)
         valid, notes = given.valid or given.train, (*notes, *given.notes)
     elif valid is None:
         split = split_documents(train, section.valid_fraction, config.seed)
