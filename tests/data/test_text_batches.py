@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from melete.data.datasets import data_roots
+from melete.data.labelled.sets import SETS, load_labelled
 from melete.data.text_batches import TextBatches
 
 
@@ -36,15 +38,29 @@ def test_the_step_alone_decides_what_is_read() -> None:
     assert expected[:32] != read(batches(seed=1), range(32))
 
 
-def test_texts_of_a_step_are_of_like_length_and_micro_batches_fit() -> None:
-    source = batches(count=5000, budget=600)
+def padding(source: TextBatches) -> float:
+    """Share of the places of an epoch that hold nothing."""
     real = places = 0
     for step in range(source.steps):
         for batch in source.micro_batches(step):
             lengths = source.lengths[[e.key[2] for e in batch]]
-            assert len(batch) == 1 or lengths.max() * len(batch) <= 600
+            assert len(batch) == 1 or lengths.max() * len(batch) <= source.budget
             real, places = real + lengths.sum(), places + lengths.max() * len(batch)
-    assert 1 - real / places < 0.03
+    return 1 - real / places
+
+
+def test_texts_of_a_step_are_of_like_length_and_micro_batches_fit() -> None:
+    assert padding(batches(count=5000, budget=600)) < 0.03
+
+
+@pytest.mark.parametrize("name", ["sst2", "sts_b", "resume_ner", "trec", "chnsenticorp"])
+def test_real_texts_are_padded_by_less_than_three_percent(name: str) -> None:
+    if not any((root / name).is_dir() for root in data_roots()):
+        pytest.skip(f"{name} is not on this machine")
+    found = load_labelled(name, SETS[name].task, note=lambda _: None)
+    letters = 1 if SETS[name].language == "zh" else 4  # of a token, about
+    lengths = np.array([min(sum(map(len, row.texts)) // letters, 254) + 2 for row in found.train])
+    assert padding(TextBatches(lengths, lengths, 32, 32 * 256)) < 0.03
 
 
 @pytest.mark.parametrize("count", [1, 3, 31, 32, 33])

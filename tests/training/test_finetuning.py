@@ -291,6 +291,18 @@ def test_seeds_and_folds_are_runs_of_their_own(tmp_path: Path) -> None:
     assert rows == {48}  # the same rows are held out
 
 
+def test_folds_stand_beside_the_baselines_of_the_same_folds(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    config = finetune_config(
+        tmp_path, "text-classification", finetuning__epochs=0.2, evaluation__baseline=True
+    )
+    card = summary(repeat(config, 1, 2).runs)
+    names = [row[0] for row in card.rows[3:]]
+    assert names == ["mean", "standard deviation", "TF-IDF + linear SVM", "majority"]
+    found = [run["table"][1]["accuracy"] for run in card.figures["runs"]]
+    assert card.figures["baselines"]["TF-IDF + linear SVM"]["accuracy"] == pytest.approx(sum(found) / 2)
+
+
 def test_folds_hold_out_every_row_once(tmp_path: Path) -> None:
     config = finetune_config(tmp_path, "text-classification", finetuning__folds=3)
     held = []

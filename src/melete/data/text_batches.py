@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from melete.data.batch import Example
-from melete.data.batching import BATCH_ORDER, WINDOW_BATCHES, like_lengths
+from melete.data.batching import BATCH_ORDER, like_lengths
 from melete.data.sampling import permuted
+
+# Steps that one window makes: the more, the less padding, and the less mixed an epoch's order. Padding in steps of 32
+# texts with 64 and with 128 (2026-11-22): resume_ner 4.3 and 2.0 %, sts_b 3.4 and 2.3 %, sst2 2.6 and 1.4 %.
+WINDOW_STEPS = 128
 
 
 class TextBatches:
@@ -50,7 +54,7 @@ class TextBatches:
     def _planned(self, epoch: int) -> list[np.ndarray]:
         count = len(self.lengths)
         order = permuted(np.arange(count), count, self.seed, epoch)
-        window = WINDOW_BATCHES * self.batch_size
+        window = WINDOW_STEPS * self.batch_size
         steps: list[np.ndarray] = []
         for start in range(0, count, window):
             part = order[start : start + window]

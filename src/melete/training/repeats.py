@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +62,10 @@ def repeat(config: RunConfig, seeds: int, folds: int) -> Repeated:
 
 
 def summary(runs: Sequence[tuple[Finished, Card]]) -> Card:
-    """Mean and standard deviation of each figure of the models, over the runs.
+    """Mean and standard deviation of each figure of the models, over the runs; the means of the baselines beside them.
 
     Returns:
-        Figures: `runs` (those of each), and `summary`: `mean` and `sd` by name.
+        Figures: `runs` (those of each), `summary` (`mean` and `sd` by name), and `baselines` (means by name, of each).
     """
     tables = [card.figures["table"] for _, card in runs]
     names = [
@@ -79,9 +79,18 @@ def summary(runs: Sequence[tuple[Finished, Card]]) -> Card:
         rows.append([finished.folder.name, *(f"{table[0][name]:.4f}" for name in names)])
     rows.append(["mean", *(f"{means[name]['mean']:.4f}" for name in names)])
     rows.append(["standard deviation", *(f"{means[name]['sd']:.4f}" for name in names)])
+    beside: dict[str, list[Mapping[str, Any]]] = {}
+    for row in (row for table in tables for row in table[1:]):
+        beside.setdefault(row["name"], []).append(row)
+    baselines = {
+        own: {name: statistics.fmean(row[name] for row in found) for name in names}
+        for own, found in beside.items()
+    }
+    rows += [[own, *(f"{value:.4f}" for value in found.values())] for own, found in baselines.items()]
     figures = {
         "runs": [{"run": str(finished.folder), **card.figures} for finished, card in runs],
         "summary": means,
+        "baselines": baselines,
     }
     below = f"{len(runs)} runs; each is measured on the rows that decided which of its weights are kept"
     return Card(figures, rows, below, runs[0][1].next)
