@@ -17,8 +17,8 @@ STUB = """
 import json, pathlib, sys
 pathlib.Path("said").open("a").write(" ".join(sys.argv[1:]) + "\\n")
 if sys.argv[1] == "tokenizer":
-    pathlib.Path("runs/tokenizer").mkdir(parents=True)
-    pathlib.Path("runs/tokenizer/tokenizer.json").write_text("{}")
+    pathlib.Path(sys.argv[-1]).mkdir(parents=True)
+if sys.argv[1] == "tokenizer" or sys.argv[-1] == "--dry-run":
     sys.exit()
 name = sys.argv[2].removeprefix("runs/") if sys.argv[1] == "resume" else sys.argv[-1]
 run = pathlib.Path("runs", name)
@@ -61,8 +61,8 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_kept(compare: Any, tmp_pat
     assert "18 of 19 cells left" in capsys.readouterr().out
     compare.main(command)
     said = (tmp_path / "said").read_text().splitlines()
-    assert len(said) == 1 + 19 + 1  # a tokenizer, each cell, and one of them twice
-    assert said[3] == "resume runs/scratch-mrpc"
+    assert len(said) == 2 + 19 + 1  # a tokenizer and its tokens, each cell, and one of them twice
+    assert said[4] == "resume runs/scratch-mrpc"
     assert sum(line.startswith("tokenizer") for line in said) == 1
     nsp = next(line for line in said if "bert-nsp-5min-seed0" in line and line.startswith("pretrain"))
     assert "--set objective.pair=nsp" in nsp and "--minutes 5 --seed 0" in nsp

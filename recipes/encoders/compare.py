@@ -6,7 +6,7 @@ cells that are done are kept, a run that was stopped goes on.
 
 python recipes/encoders/compare.py                    # everything: many hours on 2 cores
 python recipes/encoders/compare.py --list             # what is left, and how long it will take
-python recipes/encoders/compare.py --minutes 0.2 --epochs 0.1 --preset nano --folder /tmp/trial
+python recipes/encoders/compare.py --minutes 1 --epochs 0.1 --preset nano --folder /tmp/trial
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,18 @@ def _book(args: argparse.Namespace) -> dict[str, Any]:
     return book
 
 
+def _prepare(folder: Path) -> None:
+    """The tokenizer of all, and the text as its tokens: no encoder shall spend its minutes on them."""
+    if (folder / TOKENIZER).is_dir():
+        return
+    partial = f"{TOKENIZER}.partial"
+    shutil.rmtree(folder / partial, ignore_errors=True)
+    rehearsal = ("pretrain", "bert", "--data", TEXT, "--tokenizer", partial, "--minutes", "5", "--dry-run")
+    for command in (("tokenizer", "train", TEXT, "--kind", "wordpiece", "--out", partial), rehearsal):
+        subprocess.run([*MELETE, *command], cwd=folder, check=True)
+    (folder / partial).rename(folder / TOKENIZER)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill what is not there yet."""
     parser = argparse.ArgumentParser(
@@ -300,9 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{len(left)} of {len(cells)} cells left, {duration(seconds_left(left, book['cells'], kinds))}")
         return
     args.folder.mkdir(parents=True, exist_ok=True)
-    if not (args.folder / TOKENIZER / "tokenizer.json").is_file():
-        words = ("tokenizer", "train", TEXT, "--kind", "wordpiece", "--out", TOKENIZER)
-        subprocess.run([*MELETE, *words], cwd=args.folder, check=True)
+    _prepare(args.folder)
     for number, cell in enumerate(left):
         rest = seconds_left(left[number:], book["cells"], kinds)
         say(f"\n== {cell.name}: {len(left) - number} of {len(cells)} cells left, {duration(rest)}")
