@@ -323,6 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"stopped; the same command goes on with {cell.name}")
         _write(args.folder / "cells.json", json.dumps(book, indent=1, ensure_ascii=False) + "\n")
         _write(args.folder / "RESULT.md", page(book))
+        shutil.rmtree(
+            args.folder / "runs" / cell.name / "checkpoints", ignore_errors=True
+        )  # `final` is enough
     say(f"all {len(cells)} cells are there: {args.folder / 'RESULT.md'}")
 
 
