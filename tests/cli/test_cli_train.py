@@ -289,6 +289,7 @@ def test_an_unknown_family_or_preset_is_named(folder: Path, capsys: pytest.Captu
     assert "unknown model family 'qwen'" in refused(capsys, "pretrain", "qwen", "-d", "text.txt")
     line = refused(capsys, "pretrain", "gpt2", "--preset", "giant", "-d", "text.txt")
     assert "gpt2 has no preset 'giant'; expected one of nano, tiny" in line
+    assert "gpt2 has no preset 'giant'" in refused(capsys, "pretrain", "gpt2:giant", "-d", "text.txt")
 
 
 def test_several_processes_are_refused_before_they_race(

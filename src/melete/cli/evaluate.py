@@ -96,7 +96,7 @@ def command(
         found = {name: score.to_dict() for name, score in scores.items()}
         click.echo(msgspec.json.encode({"model": model, "data": data, "split": text.split, "scores": found}))
     else:
-        _show(scores)
+        _show(scores, f"{text.scored} of {data}")
     after = f"melete chat {shlex.quote(model)}"
     if text.train is not None and learnt_from is None:
         after = again("--baseline", "ngram")
@@ -112,33 +112,34 @@ def _baseline_text(
     if baseline_data is not None:
         return resolve(baseline_data, text_column=text_column, max_line_bytes=max_line_bytes).train
     if text.train is None:
-        scored = "all" if text.split == "all" else f"the {text.split} part"
         raise InputError(
-            f"the baseline has nothing to learn from: {scored} of --data is scored",
+            f"the baseline has nothing to learn from: {text.scored} of --data is scored",
             do="give --baseline-data, or hold a part out: --split valid",
         )
     return text.train
 
 
-def _show(scores: dict[str, Scores]) -> None:
+def _show(scores: dict[str, Scores], scored: str) -> None:
     """A line a model, and below it what all were measured on."""
-    rows = [("", "bits/byte", "95 % interval", "perplexity per word", "per token", "nats/token", "tokens/s")]
+    from melete.evaluation.evaluate import readable
+
+    words = scores["model"].has_words
+    head = ["", "bits/byte", "95 % interval", "perplexity per token", "nats/token", "tokens/s"]
+    rows = [[*head, "perplexity per word"] if words else head]
     for name, score in scores.items():
         low, high = score.bits_per_byte_interval
-        rows.append(
-            (
-                "5-gram" if name == "ngram" else name,
-                f"{score.bits_per_byte:.4f}",
-                f"{low:.4f} to {high:.4f}",
-                f"{score.word_perplexity:,.2f}",
-                f"{score.perplexity:,.2f}",
-                f"{score.loss:.4f}",
-                f"{score.tokens_per_second:,.0f}",
-            )
-        )
+        cells = [
+            "5-gram" if name == "ngram" else name,
+            f"{score.bits_per_byte:.4f}",
+            f"{low:.4f} to {high:.4f}",
+            readable(score.perplexity),
+            f"{score.loss:.4f}",
+            f"{score.tokens_per_second:,.0f}",
+        ]
+        rows.append([*cells, readable(score.word_perplexity)] if words else cells)
     click.echo(table(rows))
     score = scores["model"]
     click.echo(
-        f"{score.tokens:,} tokens, {score.words:,} words with line ends, {score.bytes:,} bytes; "
+        f"{scored}: {score.tokens:,} tokens, {score.words:,} words with line ends, {score.bytes:,} bytes; "
         f"context {score.context}, stride {score.stride}"
     )

@@ -97,7 +97,8 @@ def _source(model: str, preset: str | None, minutes: float | None) -> dict[str, 
             raise InputError("a model that is trained on keeps its size", where="--preset", do="leave it out")
         tree, family = {"model.source": model, **_TRAINED_ON}, named_head(locate(model))[0]
     else:
-        known = presets(model)
+        model, _, named = model.partition(":")
+        known, preset = presets(model), preset or named or None
         if preset is not None and preset not in known:
             raise InputError(f"{model} has no preset {preset!r}", expected=f"one of {', '.join(known)}")
         source = f"{model}:{preset}" if preset else (model if minutes else f"{model}:mini")

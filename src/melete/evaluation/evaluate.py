@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 # Tokens in one forward pass, and logits held at once (32 MB in float32), when the caller does not choose.
 TOKENS_PER_BATCH = 8192
 LOGITS_PER_BLOCK = 2**23
+_MOST_BYTES_PER_WORD = 15
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Scores:
     seconds: float
     tokens_per_second: float
 
+    @property
+    def has_words(self) -> bool:
+        """Whether the text has words to speak of: a script without spaces has none."""
+        return self.bytes <= _MOST_BYTES_PER_WORD * self.words
+
     @classmethod
     def of(
         cls, log_probs: Floats, *, words: int, num_bytes: int, context: int, stride: int, seconds: float
@@ -90,6 +96,11 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """The figures by name, for JSON."""
         return asdict(self)
+
+
+def readable(perplexity: float) -> str:
+    """A perplexity as a table shows it."""
+    return f"{perplexity:,.2f}" if perplexity < 1e6 else f"{perplexity:.2e}"
 
 
 def token_log_probs(

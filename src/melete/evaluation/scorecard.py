@@ -11,7 +11,7 @@ from melete.config import RunConfig
 from melete.console import say
 from melete.data.corpus import Corpus
 from melete.data.tokenizers import Tokenizer
-from melete.evaluation.evaluate import compare, evaluate_corpus
+from melete.evaluation.evaluate import compare, evaluate_corpus, readable
 from melete.generation.generate import complete
 from melete.metrics.diversity import diversity
 from melete.models.checkpoint import load_model
@@ -20,7 +20,6 @@ from melete.training.precision import DTYPES
 
 # What the n-gram tables of this many tokens take, about 1 GB, every laptop has.
 BASELINE_TOKENS = 20_000_000
-MOST_BYTES_PER_WORD = 15
 _PROMPT = 24  # characters that are typed willingly
 
 
@@ -56,9 +55,9 @@ def score_decoder(config: RunConfig, final: Path, train: Corpus, valid: Corpus) 
         scores = {"model": evaluate_corpus(model, valid, context=context, stride=stride)}
     names = {"model": config.model.source, "ngram": "5-gram", "mixture": "mixture of both"}
     table = [{"name": names[key], **score.to_dict()} for key, score in scores.items()]
-    if valid.num_bytes > MOST_BYTES_PER_WORD * valid.num_words:
+    if not scores["model"].has_words:
         for row in table:
-            del row["word_perplexity"]  # a script without spaces has no such words
+            del row["word_perplexity"]
     answers = complete(model, tokenizer, t.prompts)
     samples = [
         {"prompt": prompt, "text": tokenizer.decode(ids)}
@@ -79,7 +78,8 @@ def score_decoder(config: RunConfig, final: Path, train: Corpus, valid: Corpus) 
 
 def _opening(valid: Corpus, tokenizer: Tokenizer) -> str:
     """Words that the held-out text begins with: a prompt of the kind that the model knows."""
-    text = " ".join(tokenizer.decode(valid.read(0, min(len(valid), _PROMPT)).tolist()).split())
+    text = " ".join(tokenizer.decode(valid.read(0, min(len(valid), 4 * _PROMPT)).tolist()).split())
+    text = text.rstrip("\ufffd")  # half of a character
     return text if len(text) <= _PROMPT else text[:_PROMPT].rsplit(" ", 1)[0]
 
 
@@ -91,8 +91,7 @@ def _rows(table: list[dict[str, Any]]) -> list[list[str]]:
     rows[0] += ["perplexity per word"] * words + ["beside the 5-gram"] * (baseline is not None)
     for row in table:
         cells = [row["name"], f"{row['bits_per_byte']:.4f}", f"{row['loss']:.4f}"]
-        per_word = row.get("word_perplexity", 0.0)
-        cells += [f"{per_word:,.2f}" if per_word < 1e6 else f"{per_word:.2e}"] if words else []
+        cells += [readable(row["word_perplexity"])] if words else []
         if baseline is not None:
             cells.append("" if row["name"] == "5-gram" else f"{row['bits_per_byte'] / baseline - 1:+.1%}")
         rows.append(cells)

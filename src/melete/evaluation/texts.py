@@ -23,6 +23,11 @@ class Text(NamedTuple):
     split: str
     train: Documents | None
 
+    @property
+    def scored(self) -> str:
+        """How much of the source is scored, in words."""
+        return "all" if self.split == "all" else f"the {self.split} part"
+
 
 def choose_text(
     source: str,
