@@ -100,7 +100,7 @@ def tiny_encoder_decoder(family: str, *, seed: int = 0, **overrides: Any) -> Enc
 
 def tiny_network(family: str, task: str, *, seed: int = 0, **overrides: Any) -> Network:
     """A model of any family with the head of a task, as `tiny`."""
-    sizes = (SIZES | ENCODER_SIZES)[family]
+    sizes = (SIZES | ENCODER_SIZES | ENCODER_DECODER_SIZES)[family]
     fields = {"max_position_embeddings": CONTEXT, "initializer_range": 0.15, **sizes, **overrides}
     config = preset(f"{family}:nano", **{"vocab_size": VOCAB, **fields})
     return random_model(family, config, task, seed=seed, init="normal").eval()

@@ -65,6 +65,17 @@ def test_an_end_token_ends_no_answer_before_its_time(model):
         assert first not in answer[:3]
 
 
+def test_tokens_that_must_and_must_not_come(model):
+    plain = generate(model, PROMPTS, greedy())[0]
+    banned = generate(model, PROMPTS, greedy(forbidden_ids=(plain[0],)))
+    assert not any(plain[0] in answer for answer in banned)
+    for answer in generate(model, PROMPTS, greedy(forced_ids=(7, 8), forced_eos=True, eos_ids=(63,))):
+        assert answer[:2] == [7, 8]
+        assert answer[-1] == 63
+    after = generate(model, [[*PROMPTS[0], 7, 8]], greedy(max_new_tokens=10))[0]
+    assert generate(model, PROMPTS[:1], greedy(forced_ids=(7, 8)))[0] == [7, 8, *after]
+
+
 def test_a_prompt_that_fills_the_context_goes_on(model):
     prompt = list(range(CONTEXT))
     assert generate(model, [prompt], greedy()) == [continued(model, prompt, 12)]

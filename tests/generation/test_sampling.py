@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.generation import logits_process as reference
 
-from melete.generation import sampling
+from melete.generation import rules, sampling
 from melete.generation.sampling import Sampler, sample
 from melete.generation.settings import GenerationSettings
 
@@ -65,11 +65,11 @@ def test_repetition_penalty_equals_the_reference(penalty):
     logits, history = random_logits(), torch.randint(0, 3000, (4, 50))
     seen = torch.zeros(4, 3000, dtype=torch.bool).scatter_(1, history, True)
     expected = reference.RepetitionPenaltyLogitsProcessor(penalty)(history, logits)
-    assert torch.equal(sampling.repetition_penalty(logits, seen, penalty), expected)
+    assert torch.equal(rules.repetition_penalty(logits, seen, penalty), expected)
 
 
 def test_frequency_counts_each_occurrence_and_presence_one():
-    penalised = sampling.occurrence_penalty(torch.zeros(1, 3), torch.tensor([[0, 1, 4]]), 0.5, 0.25)
+    penalised = rules.occurrence_penalty(torch.zeros(1, 3), torch.tensor([[0, 1, 4]]), 0.5, 0.25)
     assert penalised.tolist() == [[0.0, -0.75, -2.25]]
 
 
@@ -81,14 +81,14 @@ def test_no_repeat_ngram_equals_the_reference(size):
             0, 12 if size > 1 else 6, (4, length), generator=torch.Generator().manual_seed(length)
         )
         expected = reference.NoRepeatNGramLogitsProcessor(size)(history, logits)
-        assert torch.equal(sampling.no_repeat_ngram(logits, history, size), expected)
+        assert torch.equal(rules.no_repeat_ngram(logits, history, size), expected)
         padded = torch.cat([torch.full((4, 3), -1), history], dim=1)
-        assert torch.equal(sampling.no_repeat_ngram(logits, padded, size), expected)
+        assert torch.equal(rules.no_repeat_ngram(logits, padded, size), expected)
 
 
 def test_no_repeat_ngram_never_forbids_everything():
     logits = torch.zeros(1, 3)
-    assert torch.equal(sampling.no_repeat_ngram(logits, torch.tensor([[0, 1, 2]]), 1), logits)
+    assert torch.equal(rules.no_repeat_ngram(logits, torch.tensor([[0, 1, 2]]), 1), logits)
 
 
 def test_a_sample_follows_its_distribution():

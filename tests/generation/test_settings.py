@@ -28,11 +28,21 @@ from melete.generation.settings import GenerationSettings
         ("stop", ["fine", ""]),
         ("seed", -1),
         ("num_return_sequences", 0),
+        ("num_beams", 0),
+        ("length_penalty", math.inf),
+        ("forced_eos", True),
     ],
 )
 def test_a_value_out_of_range_is_named_with_the_range(name, value):
     with pytest.raises(InputError, match=rf"^{name} is .*; expected"):
         GenerationSettings.of({name: value})
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.8}, {"num_return_sequences": 4}, {"stop": "."}])
+def test_what_beams_cannot_do_is_refused(changes):
+    (name,) = changes
+    with pytest.raises(InputError, match=rf"^{name} is .*; expected .*num_beams"):
+        GenerationSettings.of({"num_beams": 3, "temperature": 0, **changes})
 
 
 def test_a_value_of_the_wrong_type_is_named():

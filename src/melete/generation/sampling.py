@@ -1,4 +1,4 @@
-"""From logits to tokens: pure functions on logits float32 (B, V), and the state that penalties need.
+"""From logits to tokens: pure functions on logits float32 (B, V), and the sampler that goes by them.
 
 A filter sets what it takes away to minus infinity, and always leaves a token.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from melete.generation.rules import Rules
 from melete.generation.settings import GenerationSettings
 
 # A nucleus is nearly always found among this many tokens; sorting a whole vocabulary costs ten times as much.
@@ -56,45 +57,6 @@ def _keep_mass(logits: Tensor, probabilities: Tensor, cost: Tensor, mass: float)
     return logits.masked_fill(cost > costs.gather(-1, last), -torch.inf)
 
 
-def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divide positive logits of seen tokens by the penalty, multiply negative ones. Keskar et al. 2019, section 4.1.
-
-    Args:
-        seen: bool (B, V), the tokens of the prompt and the answer.
-    """
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def occurrence_penalty(logits: Tensor, counts: Tensor, frequency: float, presence: float) -> Tensor:
-    """Subtract `frequency` per occurrence, and `presence` once, as OpenAI's completion API defines them.
-
-    Args:
-        counts: int (B, V), how often each token occurs in the answer so far.
-    """
-    return logits - frequency * counts - presence * (counts > 0)
-
-
-def no_repeat_ngram(logits: Tensor, history: Tensor, size: int) -> Tensor:
-    """Forbid tokens that would complete a run of `size` tokens that is already there. Paulus et al. 2018, section 2.5.
-
-    A row whose every token would be forbidden is left as it is.
-
-    Args:
-        history: int64 (B, L), prompt and answer; -1 is padding, on the left.
-    """
-    if history.shape[1] < size:
-        return logits
-    windows = history.unfold(1, size, 1)  # (B, L - size + 1, size)
-    ending = history[:, history.shape[1] - size + 1 :]  # (B, size - 1)
-    last = windows[..., -1]  # (B, L - size + 1)
-    repeats = (windows[..., :-1] == ending[:, None]).all(-1) & (last >= 0)
-    rows, places = repeats.nonzero(as_tuple=True)
-    forbidden = torch.zeros_like(logits, dtype=torch.bool)
-    forbidden[rows, last[rows, places]] = True
-    forbidden &= ~forbidden.all(-1, keepdim=True)
-    return logits.masked_fill(forbidden, -torch.inf)
-
-
 def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw one token a row by inverting the cumulative distribution: (B,) int64.
 
@@ -109,10 +71,7 @@ def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 
 class Sampler:
-    """Chooses tokens for a batch of rows, and remembers what penalties need, row by row.
-
-    Memory is preallocated and only for the penalties in use. The work of one token does not grow with its row,
-    but for the n-gram rule, which compares one tensor of the row's length.
+    """Chooses tokens for a batch of rows, each by its own random stream.
 
     Args:
         prompts: token ids of each row.
@@ -129,46 +88,21 @@ class Sampler:
         device: torch.device,
     ) -> None:
         self._settings = settings
+        self._rules = Rules(settings, prompts, vocab_size, device)
         self._generators = [generator_of(settings.seed, stream) for stream in streams]
-        self._seen = self._counts = self._history = None
-        shape = (len(prompts), vocab_size)
-        if settings.repetition_penalty != 1:
-            self._seen = torch.zeros(shape, dtype=torch.bool)  # (B, V)
-            for row, prompt in enumerate(prompts):
-                self._seen[row, list(prompt)] = True
-            self._seen = self._seen.to(device)
-        if settings.frequency_penalty or settings.presence_penalty:
-            self._counts = torch.zeros(shape, dtype=torch.int32, device=device)  # (B, V)
-        if settings.no_repeat_ngram_size:
-            self._length = max(map(len, prompts))
-            history = torch.full((len(prompts), self._length + settings.max_new_tokens), -1)  # (B, L)
-            for row, prompt in enumerate(prompts):
-                history[row, self._length - len(prompt) : self._length] = torch.as_tensor(prompt)
-            self._history = history.to(device)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The next token of each row: (B,) int64 from logits float32 (B, V)."""
-        s = self._settings
-        if self._seen is not None:
-            logits = repetition_penalty(logits, self._seen, s.repetition_penalty)
-        if self._counts is not None:
-            logits = occurrence_penalty(logits, self._counts, s.frequency_penalty, s.presence_penalty)
-        if self._history is not None:
-            logits = no_repeat_ngram(logits, self._history[:, : self._length], s.no_repeat_ngram_size)
-        greedy = s.temperature < GREEDY_BELOW
+        logits = self._rules(logits)
+        greedy = self._settings.temperature < GREEDY_BELOW
         tokens = logits.argmax(-1) if greedy else sample(self._filter(logits), self._generators)
-        self._remember(tokens)
+        self._rules.remember(tokens)
         return tokens
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
         self._generators = [self._generators[row] for row in rows]
-        if self._seen is not None:
-            self._seen = self._seen[list(rows)]
-        if self._counts is not None:
-            self._counts = self._counts[list(rows)]
-        if self._history is not None:
-            self._history = self._history[list(rows)]
+        self._rules.select(rows)
 
     def _filter(self, logits: Tensor) -> Tensor:
         s = self._settings
@@ -183,15 +117,6 @@ class Sampler:
         if s.typical_p < 1:
             logits = typical_p(logits, s.typical_p)
         return logits
-
-    def _remember(self, tokens: Tensor) -> None:
-        if self._seen is not None:
-            self._seen.scatter_(1, tokens[:, None], True)
-        if self._counts is not None:
-            self._counts.scatter_add_(1, tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.int32))
-        if self._history is not None:
-            self._history[:, self._length] = tokens
-            self._length += 1
 
 
 def generator_of(seed: int, stream: int) -> torch.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -73,9 +73,16 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
         frequency_penalty: subtracted once per earlier occurrence in the answer; 0 is off.
         presence_penalty: subtracted once if the token is in the answer; 0 is off.
         no_repeat_ngram_size: no run of this many tokens occurs twice; 0 is off.
+        forced_ids: tokens that an answer begins with, whatever the model says.
+        forbidden_ids: tokens that never come.
+        forced_eos: an answer that would grow too long ends with the first of `eos_ids`.
         stop: texts that end the answer; they are not part of it.
         eos_ids: tokens that end the answer.
         truncate: a prompt longer than the context loses its beginning instead of being refused.
+        num_beams: answers that grow side by side, of which the likeliest go on; 1 is off. With a temperature of 0.
+        length_penalty: beams compare log-probability / tokens ** this, so that above 0 longer answers gain.
+        early_stopping: beams stop once there are `num_beams` finished answers (true), once a better one is unlikely
+            by the present lengths (false), or only when none can come any more ("never").
     """
 
     max_new_tokens: int = 128
@@ -88,9 +95,15 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
+    forced_ids: tuple[int, ...] = ()
+    forbidden_ids: tuple[int, ...] = ()
+    forced_eos: bool = False
     stop: tuple[str, ...] = ()
     eos_ids: tuple[int, ...] = ()
     truncate: bool = False
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
     def _rules(self) -> list[tuple[bool, str, str]]:
         return [
@@ -106,6 +119,20 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
             (self.min_new_tokens >= 0, "min_new_tokens", "0 or more"),
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more"),
             (all(self.stop), "stop", "texts of at least one character"),
+            (bool(self.eos_ids) or not self.forced_eos, "forced_eos", "false without eos_ids"),
+            (self.num_beams >= 1, "num_beams", "1 (off) or more"),
+            (math.isfinite(self.length_penalty), "length_penalty", "a finite number; 0 is off"),
+            *self._rules_of_beams(),
+        ]
+
+    def _rules_of_beams(self) -> list[tuple[bool, str, str]]:
+        if self.num_beams <= 1:
+            return []
+        answers = self.num_return_sequences <= self.num_beams
+        return [
+            (self.temperature == 0, "temperature", "0 with num_beams above 1, as beams draw nothing"),
+            (answers, "num_return_sequences", f"at most num_beams, {self.num_beams}"),
+            (not self.stop, "stop", "no texts with num_beams above 1"),
         ]
 
     @classmethod

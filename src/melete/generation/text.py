@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # What a decoder writes for bytes that are no character (yet).
 _BROKEN = "\ufffd"
@@ -17,6 +17,22 @@ class Decodes(Protocol):
     """What this module asks of a tokenizer."""
 
     def decode(self, ids: Sequence[int], /) -> str: ...
+
+
+class Piece(NamedTuple):
+    """One token of one answer.
+
+    Attributes:
+        answer: `prompt * num_return_sequences + i` for the i-th answer to a prompt.
+        token: its id.
+        text: the text it completes; empty without a tokenizer, and while a character or a stop text is unfinished.
+        last: the answer ends here.
+    """
+
+    answer: int
+    token: int
+    text: str
+    last: bool
 
 
 class Detokenizer:
