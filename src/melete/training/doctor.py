@@ -26,6 +26,7 @@ EXTRAS = {
     "fast-bpe": (("tiktoken",), "byte-level BPE is tokenised at about half the speed"),
     "zh": (("rjieba",), "Chinese words, for whole-word masking, are learned from the text"),
     "baselines": (("sklearn",), "fine-tuned models have no linear model beside them"),
+    "translation": (("sacrebleu",), "translations have no BLEU, chrF or TER"),
     "export": (("gguf", "onnxruntime", "onnxscript"), "models cannot be written as GGUF or ONNX"),
 }
 # Share of the measured matrix-product speed that training a small model reaches.
