@@ -251,6 +251,15 @@ def test_an_encoder_is_trained_on(finished: Path, launcher: Launcher) -> None:
     assert names[0] == names[1]
 
 
+def test_a_vocabulary_of_another_language_is_warned_of(finished: Path, launcher: Launcher) -> None:
+    (finished / "other.jsonl").write_text(json.dumps({"text": "我喜欢自然语言处理。" * 40}) + "\n")
+    texts = ["-d", "other.jsonl", "--valid", "other.jsonl", *ON[2:], "--name", "other"]
+    done = launcher.run(finished, "pretrain", "runs/bert", *texts)
+    assert done.code == 0, done.err
+    assert "% of the text is [UNK], which this vocabulary has for what it does not know" in done.err
+    assert "[UNK]" not in (finished / "bert.said").read_text()
+
+
 def test_a_discriminator_without_its_generator_gets_a_new_one(finished: Path, launcher: Launcher) -> None:
     alone = finished / "alone"
     shutil.copytree(finished / "runs" / "electra" / "final", alone)
@@ -369,6 +378,37 @@ def test_pickled_weights_are_refused_with_what_to_do(
     line = refused(capsys, "pretrain", "damaged", *ON)
     assert "pytorch_model.bin is a pickle, which can run code" in line
     assert "save_pretrained" in line
+
+
+def test_a_model_whose_vocabulary_has_no_mask(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Tokenizer.train(["the cat sat on a mat"] * 9, "char", 30).save(damaged)
+    for command in (["pretrain", "damaged", *ON], ["predict", "damaged", "--text", "a [MASK] sat"]):
+        assert "the vocabulary has no mask token; expected [MASK]" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["predict", "damaged", "--text", "a [MASK] sat"], ["inspect", "damaged", "--text", "a cat"]],
+    ids=lambda command: command[0],
+)
+def test_other_verbs_refuse_a_damaged_folder_too(
+    command: list[str], damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_tensors(damaged, remove="bert.embeddings.LayerNorm.bias")
+    assert "bert.embeddings.LayerNorm.bias" in refused(capsys, *command)
+    (damaged / "model.safetensors").rename(damaged / "pytorch_model.bin")
+    assert "pytorch_model.bin is a pickle" in refused(capsys, *command)
+    assert not Path("inspect.html").exists()
+
+
+def test_a_damaged_generator_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("damaged", ignore_errors=True)
+    generator = Path(shutil.copytree("runs/electra/final", "damaged")) / "generator"
+    change_tensors(generator, add="generator_predictions.strange")
+    assert "generator_predictions.strange" in refused(capsys, "pretrain", "damaged", *ON)
+    config = json.loads((generator / "config.json").read_text())
+    (generator / "config.json").write_text(json.dumps(config | {"embedding_size": 16}))
+    assert "embedding" in refused(capsys, "pretrain", "damaged", *ON)
 
 
 def test_what_is_no_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

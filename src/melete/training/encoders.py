@@ -40,6 +40,8 @@ from melete.training.prepare import read_texts, tokenizer_for
 _LONG_WORD, _LONG_SHARE = 16, 0.05
 _SHOWN = 40  # most tokens of a sentence that is shown
 _OPENING = 500  # tokens of the text that show its language
+# A vocabulary that does not know more than this share of so many tokens is hardly one for this text.
+_UNKNOWN_SHARE, _SAMPLED = 0.02, 1_000_000
 # In how many batches of how many tokens the two ways of batching are measured, and when that is enough.
 _MEASURED, _MEASURED_TOKENS, _MEASURED_SECONDS = 4, 2048, 2.0
 # Held-out masks, draws and pairs follow from this seed alone: runs with other seeds are measured on the same.
@@ -119,6 +121,7 @@ class EncoderJob(Job):
         tokenizer = tokenizer or tokenizer_for(config, texts)
         words = HanWords(texts.train)
         train, valid = (encoder_text(text, tokenizer, words) for text in (texts.train, texts.valid))
+        _say_unknown(train[0].ids[:_SAMPLED], tokenizer)
         return cls(tokenizer, train, valid, texts.notes)
 
     def fingerprints(self) -> dict[str, str]:
@@ -415,6 +418,16 @@ class ReplacedJob(EncoderJob):
         sentence = "An ELECTRA discriminator: it tells replaced words, and is a start for fine-tuning."
         weight = config.objective.discriminator_weight
         return About("feature-extraction", sentence, f"nats: generator's + {weight:g} x discriminator's")
+
+
+def _say_unknown(ids: np.ndarray, tokenizer: Tokenizer) -> None:
+    """Warn of a vocabulary that was made for other text."""
+    share = float((ids == tokenizer.unk_id).mean()) if tokenizer.unk_id is not None else 0.0
+    if share > _UNKNOWN_SHARE:
+        name = tokenizer.token(tokenizer.unk_id or 0)
+        say(
+            f"warning: {share:.0%} of the text is {name}, which this vocabulary has for what it does not know"
+        )
 
 
 def _room(context: int, pair: str) -> int:
