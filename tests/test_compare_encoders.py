@@ -73,8 +73,8 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_kept(compare: Any, tmp_pat
 def test_the_table_has_what_is_done_and_names_who_leads(compare: Any, tmp_path: Path) -> None:
     compare.main(["--minutes", "5", "--folder", str(tmp_path)])
     page = (tmp_path / "RESULT.md").read_text()
-    assert "| 5 | BERT | 10 | 2.00 M | 5.000 nats, 25.0% restored | 0.2000 |" in page
-    assert "|  | linear |  |  |  | 0.5000 | 0.5000 | 0.5000 |" in page
+    assert "| 5 | BERT | 1 min 00 s | 10 | 2.00 M | 5.000 nats, 25.0% restored | 0.2000 |" in page
+    assert "|  | linear |  |  |  |  | 0.5000 | 0.5000 | 0.5000 |" in page
     assert "- SST-2: ModernBERT after 5 minutes (0.2600)" in page
 
 

@@ -164,7 +164,7 @@ def page(book: Mapping[str, Any]) -> str:
     """RESULT.md, from what `cells.json` holds."""
     done, settings = book["cells"], book["settings"]
     names = [name for _, name in TASKS.values()]
-    head = ["minutes", "encoder", "steps", "tokens read", "on held-out text", *names]
+    head = ["minutes", "encoder", "training", "steps", "tokens read", "on held-out text", *names]
     rows = [head, ["---"] * len(head)]
     for minutes in settings["minutes"]:
         for model in MODELS:
@@ -189,18 +189,20 @@ def _without_reading(done: Mapping[str, Any]) -> list[list[str]]:
     for name in dict.fromkeys(name for record in records for name in record["beside"]):
         figures = [record["beside"].get(name) for record in records]
         scores[name] = ["" if figure is None else f"{figure:.4f}" for figure in figures]
-    return [["", name, "", "", "", *cells] for name, cells in scores.items() if any(cells)]
+    return [["", name, "", "", "", "", *cells] for name, cells in scores.items() if any(cells)]
 
 
 def _pretrained(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Steps, tokens and held-out figures, the mean of the seeds."""
-    steps, tokens = (fmean(record[key] for record in records) for key in ("steps", "tokens"))
+    """Time, steps, tokens and held-out figures, the mean of the seeds."""
+    seconds, steps, tokens = (
+        fmean(record[key] for record in records) for key in ("seconds", "steps", "tokens")
+    )
     held_out = [
         written.format(fmean(record["figures"][key] for record in records))
         for key, written in HELD_OUT.items()
         if key in records[0]["figures"]
     ]
-    return [f"{steps:,.0f}", f"{tokens / 1e6:.2f} M", ", ".join(held_out)]
+    return [duration(seconds), f"{steps:,.0f}", f"{tokens / 1e6:.2f} M", ", ".join(held_out)]
 
 
 def _values(done: Mapping[str, Any], runs: Sequence[str], rows: str) -> list[float]:
