@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from melete import config as configs
+from melete.data.labelled.rows import CLASSIFICATION, TextRow
 from melete.data.labelled.sets import SETS, VALID_FRACTION
+from melete.evaluation.exams import exam_of
+from melete.evaluation.task_scorecard import score_answers
 from melete.training.job import job_of
 
 ROOT = Path(__file__).parents[1]
@@ -36,13 +42,29 @@ def test_what_is_fine_tuned_was_pretrained_beside_it(path: Path) -> None:
     assert held_out, "pretraining has read rows that this one measures on"
 
 
-def test_every_promise_has_recipes_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bars_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The benchmark as a module."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import bars_tasks
+    yield importlib.import_module("bars_tasks")
+    del sys.modules["bars_tasks"], sys.modules["_bars"]
 
+
+def test_every_promise_has_recipes_in_its_time(bars_tasks: Any) -> None:
     assert set(bars_tasks.PROMISES) == {path.parent.name for path in TUNED}
     for name, promise in bars_tasks.PROMISES.items():
         parts = [configs.load(ROOT / "recipes" / name / f"{part}.toml") for part in ("pretrain", "finetune")]
         assert parts[0].training.minutes + parts[1].finetuning.minutes < promise.minutes
     assert sum(bars_tasks.PROMISES[name].minutes for name in bars_tasks.HALF) <= 75
-    del sys.modules["bars_tasks"], sys.modules["_bars"]
+
+
+def test_bars_are_read_from_what_a_run_prints(bars_tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [TextRow(f"text {i}", labels=("ab"[i % 2],)) for i in range(200)]
+    exam = exam_of(CLASSIFICATION, rows, ["a", "b"])
+    right, half = [{"label": row.classes[0]} for row in rows], [{"label": "a"}] * len(rows)
+    card = score_answers(exam, {"bert": right, "linear": half}).figures
+    monkeypatch.setattr(bars_tasks, "run", lambda command, scratch: (card, 400.0))
+    clock, surely, by = bars_tasks.task("trec", Path())
+    assert (clock.met, surely.met, by.met) == (False, True, True)  # 800 s of 600; +0.5 of +0.015
+    card = score_answers(exam, {"bert": half, "linear": right}).figures
+    assert [bar.met for bar in bars_tasks.task("sst2", Path())] == [True, False, False]
