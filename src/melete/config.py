@@ -388,7 +388,8 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         for key in path.split("."):
             value = getattr(value, key)
         for number in value if isinstance(value, tuple) else (value,):
-            bound = f" and below {below:g}" if below < math.inf else ""
+            highest = "at most 1" if below == _UP_TO_1 else f"below {below:g}"
+            bound = f" and {highest}" if below < math.inf else ""
             yield path, value, least <= number < below, f"at least {least:g}{bound}"
     schedule = t.context_schedule
     starts, rows = [start for start, _ in schedule], [row for _, row in schedule]
@@ -424,6 +425,7 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
     yield "schedule.decay_fraction", s.decay_fraction, 0 <= s.decay_fraction <= 1, "0 to 1"
 
 
+_UP_TO_1 = math.nextafter(1, 2)  # what stays below it may be 1
 # key, least value, and what it must stay below
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**31),
@@ -463,9 +465,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("finetuning.minutes", 0, math.inf),
     ("finetuning.dropout", 0, 1),
     ("finetuning.head_rate", 0, math.inf),
-    ("finetuning.layer_decay", 0, 1 + 1e-9),
+    ("finetuning.layer_decay", 0, _UP_TO_1),
     ("finetuning.freeze_layers", 0, math.inf),
-    ("finetuning.unfreeze", 0, 1 + 1e-9),
+    ("finetuning.unfreeze", 0, _UP_TO_1),
     ("finetuning.label_smoothing", 0, 1),
     ("finetuning.r_drop", 0, math.inf),
     ("finetuning.adversarial", 0, math.inf),
@@ -473,7 +475,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("finetuning.augmentation.swap", 0, 1),
     ("finetuning.augmentation.replace", 0, 1),
     ("finetuning.augmentation.mask", 0, 1),
-    ("finetuning.augmentation.shuffle", 0, 1 + 1e-9),
+    ("finetuning.augmentation.shuffle", 0, _UP_TO_1),
     ("finetuning.lora.rank", 0, math.inf),
     ("finetuning.lora.alpha", 0, math.inf),
     ("finetuning.lora.dropout", 0, 1),

@@ -149,6 +149,9 @@ def test_other_tasks_go_the_same_way(task: str, here: Path, capsys: pytest.Captu
     keys = {"token-classification": "tags", "question-answering": "answer", "sentence-similarity": "score"}
     assert all(keys[task] in answer for answer in answers)
     assert melete("evaluate", "runs/it", "--data", path.name) == 0
+    if task == "question-answering":
+        assert melete("predict", "runs/it", "--text", "which colour?") == 2
+        assert "give rows with question and context: --data FILE" in capsys.readouterr().err
     if task == "token-classification":
         assert melete("predict", "runs/it", "--text", "Anna saw Berlin", "--json") == 0
         assert "entities" in json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -217,7 +220,17 @@ BOTH = [f"some text number {i}\t{'ab'[i % 2]}" for i in range(20)]
         ({"d.tsv": table(*BOTH)}, ["--crf"], "text-classification has no tags; expected token-class"),
         ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.epoch=3"], "unknown key 'finetuning.epoch'"),
         ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.freeze_layers=9"], "the model has 2 layers"),
-        ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.augmentation.delete=2"], "less than|below 1"),
+        (
+            {"d.tsv": table(*BOTH)},
+            ["--set", "finetuning.augmentation.delete=2"],
+            "expected at least 0 and below 1",
+        ),
+        ({"d.tsv": table(*BOTH)}, ["--set", "finetuning.layer_decay=1.5"], "at least 0 and at most 1"),
+        (
+            {"d.tsv": table("x y\ta", "X Y!\ta")},
+            [],
+            "d.tsv: none of 2 rows can be held out: they share one text",
+        ),
         ({"d.tsv": table(*BOTH)}, ["--column", "text"], "expected ROLE=NAME"),
         ({"d.tsv": table(*BOTH)}, ["--folds", "1"], "no fold, or several"),
         (

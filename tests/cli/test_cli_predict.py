@@ -78,6 +78,10 @@ def test_standard_input_is_lines_or_with_a_column_json_lines(capsys, folder, mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"x": "a [MASK]"}')))
     _, out, _ = run(capsys, "predict", folder, "--data", "-", "--text-column", "x")
     assert json.loads(out)["text"] == "a [MASK]"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"x": "a [MASK]"}')))
+    code, out, err = run(capsys, "predict", folder, "--data", "-")
+    assert (code, out) == (2, "")
+    assert "<stdin>:1: a JSON object, where lines are taken as they are; say which of its fields" in err
 
 
 @pytest.mark.parametrize(

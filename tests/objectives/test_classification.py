@@ -193,6 +193,11 @@ def test_frozen_depths_have_no_gradients_and_thaw_from_the_top() -> None:
     [
         ("single_label_classification", Craft(freeze_layers=3), "the model has 2 layers"),
         ("single_label_classification", Craft(adversarial=1.0, freeze_layers=1), "which are frozen"),
+        (
+            "single_label_classification",
+            Craft(head_only=True, unfreeze=0.5),
+            "nothing but the head is trained",
+        ),
         ("single_label_classification", Craft(r_drop=1.0), "this model drops none"),
         ("multi_label_classification", Craft(r_drop=1.0), "distributions over labels"),
         ("regression", Craft(label_smoothing=0.1), "no labels to smooth"),

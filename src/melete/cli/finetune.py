@@ -41,7 +41,7 @@ _SWITCHES = ("find_rate", "head_only", "crf", "drop_leaks", "strict")
 
 
 @click.command()
-@click.argument("task", type=click.Choice(TASKS))
+@click.argument("task", type=click.Choice(TASKS), metavar="TASK")
 @click.option("--model", "-m", required=True, help="Run, folder, Hub id, or FAMILY:PRESET from scratch.")
 @click.option("--data", "-d", required=True, metavar="FILE|FOLDER|NAME", help="Labelled rows to learn from.")
 @click.option("--valid", metavar="FILE|NAME", help="Rows to measure on; default: the set's, or a tenth.")
@@ -77,6 +77,8 @@ def command(
     task: str, data: str, seeds: int, folds: int, as_json: bool, changes: tuple[str, ...], **options: Any
 ) -> None:
     """Train a model for TASK on labelled rows, and score it beside a linear model of the same rows.
+
+    TASK is text-classification, sentence-similarity, token-classification or question-answering.
 
     Rows are csv, tsv, jsonl, parquet, CoNLL or SQuAD files, or a named set; columns are found by themselves, and what
     is wrong with the rows is told first.

@@ -78,6 +78,9 @@ def command(
     if not isinstance(loaded, Predictor):
         do = f"continue a text with it: melete generate {shlex.quote(model)}"
         raise InputError(f"the model is for {GENERATION}", where=model, do=do)
+    if texts and len(loaded.columns) > 1:
+        do = f"give rows with {' and '.join(loaded.columns)}: --data FILE"
+        raise InputError(f"--text is one text, and {loaded.task} reads several", do=do)
     given = {name: options[name] for name in _SETTINGS if options[name] is not None}
     predictor = loaded.with_settings(**given)
     rows: Iterator[Row]

@@ -252,6 +252,12 @@ class LabelledObjective(Objective):
             raise InputError(
                 "an adversarial step moves the embeddings, which are frozen", where="finetuning.adversarial"
             )
+        if craft.head_only and (self.thin or craft.freeze_layers or craft.unfreeze):
+            raise InputError(
+                "nothing but the head is trained",
+                where="finetuning.head_only",
+                do="leave out LoRA and freezing",
+            )
         if craft.r_drop and not self.agreeing:
             raise InputError("R-Drop compares distributions over labels", where="finetuning.r_drop")
         config = self.model.config

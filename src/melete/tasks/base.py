@@ -7,6 +7,7 @@ one go), and the pieces of a window of rows are batched with others of like leng
 from __future__ import annotations
 
 import difflib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -231,17 +232,28 @@ def read_inputs(source: str, columns: Sequence[str], named: Mapping[str, str | N
         named: where a person said that a column is called otherwise in the file; None: they did not.
 
     Raises:
-        InputError: as `read_rows`; a column that is not there.
+        InputError: as `read_rows`; a column that is not there; lines on standard input that are JSON objects.
     """
     named = {column: name for column, name in named.items() if name is not None}
     plain = len(columns) == 1 and not (source == STDIN and named)
     file, found = "", dict[str, str]()
     for row in read_rows(source, plain=plain):
+        if plain and source == STDIN and row.line == 1 and _is_object(row.values["text"]):
+            do = "say which of its fields is the text, as in --text-column text"
+            raise InputError("a JSON object, where lines are taken as they are", where=f"{row.file}:1", do=do)
         if row.file != file:
             file, found = row.file, {column: _find(row, column, named.get(column)) for column in columns}
         yield Row(
             row.values | {column: row.values.get(name) for column, name in found.items()}, row.file, row.line
         )
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line of text is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _find(row: Row, column: str, wanted: str | None) -> str:

@@ -208,7 +208,7 @@ def test_scores_and_rare_tags_are_spread():
 
 
 def test_what_cannot_be_split_says_so():
-    with pytest.raises(InputError, match="1 rows, of which none can be held out; give more rows"):
+    with pytest.raises(InputError, match="none of 1 rows can be held out; give more rows"):
         hold_out(text_rows("a"), 0.1, seed=0)
     with pytest.raises(InputError, match=r"valid_fraction is 0\.7"):
         hold_out(text_rows("a", "b"), 0.7, seed=0)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
-from melete.data.labelled.rows import LabelledRow, ScoreRow
+from melete.data.labelled.rows import LabelledRow, ScoreRow, TagRow
 from melete.errors import InputError
 
 R = TypeVar("R", bound=LabelledRow)
@@ -45,8 +45,12 @@ def hold_out(rows: Sequence[R], fraction: float, seed: int) -> tuple[list[R], li
         held.update(max(strata, key=len)[0])
     train = [row for i, row in enumerate(rows) if i not in held]
     if not held or not train:
-        what = f"{len(rows)} rows, of which none can be held out"
-        raise InputError(what, do="give more rows, or validation rows of your own")
+        what = f"none of {len(rows)} rows can be held out"
+        if len(strata) == 1 and len(rows) > 1:
+            what += ": they share one text"
+        do = "give more rows, or validation rows of your own"
+        do += "; a blank line ends a sentence" if isinstance(rows[0], TagRow) else ""
+        raise InputError(what, where=rows[0].file, do=do)
     return train, [rows[i] for i in sorted(held)]
 
 
