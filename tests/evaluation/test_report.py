@@ -126,14 +126,14 @@ def test_figures_beside_the_loss_have_charts_of_their_own(run: Path) -> None:
 
 def test_what_an_encoder_says_of_a_text_stands_on_a_line_of_its_own(run: Path) -> None:
     measured = {"event": "eval", "step": 10, "elapsed": 1.0, "metrics": {"loss": 5.0, "mlm": 5.0, "auc": 0.6}}
-    pair = {"name": "electra:nano", "loss": 5.0, "auc": 0.6, "restored": 0.123}
+    pair = {"name": "electra:nano", "loss": 5.0, "auc": 0.6, "auc_generator": 0.7, "restored": 0.123}
     result = {"event": "result", "table": [pair], "samples": [{"prompt": "a [MASK]", "text": "cat 9%"}]}
     (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in (measured, result)))
     html = write_report(run).read_text()
     assert "<b>a [MASK]</b>\ncat 9%" in html and 'id="answers"' in html and 'id="completions"' not in html
     assert "12.3%" in html
     assert html.index("<td>0.6</td>") < html.index("<b>5</b>")
-    assert "generator, nats per hidden token" in html
+    assert "AUC, tokens drawn by frequency" in html and "generator, nats per hidden token" in html
 
 
 def test_without_a_result_the_last_samples_are_the_completions(run: Path) -> None:

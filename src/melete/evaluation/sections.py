@@ -23,7 +23,8 @@ LOWER_IS_BETTER = ("bits_per_byte", "word_perplexity", "perplexity", "loss")
 AREAS = ("auc", "auc_generator")  # what a discriminator is for: they stand before the loss of its generator
 SHARES = ("restored", "nsp_accuracy", "sop_accuracy")
 HIGHER_IS_BETTER = (*AREAS, *SHARES)
-LOSSES = {"auc": "generator_loss", "restored": "mlm"}  # a figure -> what the loss beside it is
+# A figure -> what others are called in a table that has it.
+BESIDE = {"auc_generator": {"auc": "auc_drawn", "loss": "generator_loss"}, "restored": {"loss": "mlm"}}
 # What all rows of the result table share, said once below it; and what stands in another cell.
 SHARED = ("tokens", "words", "bytes", "context", "stride")
 FOLDED = ("name", "bits_per_byte_interval", "seconds")
@@ -93,8 +94,8 @@ def result_table(table: list[Event]) -> str:
     leading = [key for key in (*AREAS, *LOWER_IS_BETTER) if key in named]
     columns = [*leading, *(key for key in named if key not in leading)]
     baseline = _baseline(table)
-    loss = next((name for key, name in LOSSES.items() if key in named), "loss")
-    heads = [names(loss if key == "loss" else key) for key in ["name", *columns]]
+    called = next((others for key, others in BESIDE.items() if key in named), {})
+    heads = [names(called.get(key, key)) for key in ["name", *columns]]
     head = "".join(f"<th>{t_pair(*pair)}</th>" for pair in heads)
     rows = []
     for row in table:

@@ -51,6 +51,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "higher": ("Of shares and AUC, higher is better.", "比例和 AUC 越高越好。"),
     "restored": ("hidden tokens restored", "还原的隐藏词元"),
     "auc": ("AUC", "AUC"),
+    "auc_drawn": ("AUC, tokens drawn by frequency", "AUC，按频率抽取的词元"),
     "auc_generator": ("AUC, the generator's draws", "AUC，生成器抽取的词元"),
     "ratio": ("beside token frequencies", "与词元频率之比"),
     "generator_ratio": ("generator's loss beside token frequencies", "生成器损失与词元频率之比"),
