@@ -75,6 +75,8 @@ class ObjectiveSection(_Section, frozen=True):
     pair: str = ""
     generator_share: float = 0.25  # replaced-token: the generator's width as a share of the discriminator's
     discriminator_weight: float = 50.0  # replaced-token
+    # replaced-token: share of the steps in which the discriminator's layers first restore hidden tokens
+    restore_first: float = 0.0
 
 
 class OptimizerSection(_Section, frozen=True):
@@ -369,6 +371,8 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
     rate, share = config.objective.mask_rate, config.objective.generator_share
     yield "objective.mask_rate", rate, 0 < rate < 1, "more than 0 and less than 1"
     yield "objective.generator_share", share, 0 < share <= 1, "more than 0 and at most 1"
+    first = config.objective.restore_first
+    yield "objective.restore_first", first, 0 <= first < 1, "0 or more, and less than 1"
     plain = Path(config.name).name == config.name != ".."
     yield "name", config.name, plain, "the name of a folder, without a path"
     yield (

@@ -77,6 +77,26 @@ def test_sums_counts_and_weights() -> None:
     torch.testing.assert_close(parts["rtd"], terms[batch.doc_ids > 0].sum(), rtol=1e-10, atol=1e-10)
 
 
+def test_before_it_judges_a_discriminator_restores_what_is_hidden_or_random() -> None:
+    pair = objective(restore_first=0.5)
+    batch = pair.prepare(examples(), rng_for)
+    seen: list[torch.Tensor] = []
+    encode = pair.model.encode
+    pair.model.encode = lambda batch: (seen.append(batch.input_ids), encode(batch))[1]  # pyright: ignore
+    parts = pair(batch, replace(context(), progress=0.49))
+    assert set(parts) == {"restore"} and pair.phase(0.49) == 0.0
+    labels, (ids,) = batch.labels["mlm"], seen
+    at, kept = labels != -100, batch.input_ids == labels
+    assert torch.equal(ids[~kept], batch.input_ids[~kept])
+    changed = (ids != batch.input_ids)[kept]
+    assert 0.3 < changed.float().mean() < 0.9 and pair.vocabulary.is_ordinary[ids[kept]].all()
+    found = encode(replace(batch, input_ids=ids))[at] @ pair.model.embeddings_project.weight
+    logits = F.linear(F.layer_norm(found, found.shape[-1:]), pair.model.mlm_weight, pair.generator.mlm_bias)
+    expected = F.cross_entropy(logits, labels[at], reduction="sum")
+    torch.testing.assert_close(parts["restore"], expected, rtol=1e-10, atol=1e-10)
+    assert set(pair(batch, replace(context(), progress=0.5))) == {"mlm", "rtd"} and pair.phase(0.5) == 0.5
+
+
 def test_no_gradient_goes_through_the_sample() -> None:
     pair = objective()
     batch = pair.prepare(examples(), rng_for)

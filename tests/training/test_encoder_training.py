@@ -42,7 +42,8 @@ def objective(kind: str, seed: int = 0, **other: Any) -> Objective:
         return MaskedLM(model, vocabulary()[1], pair="nsp", frequencies=FREQUENCIES)
     model = tiny_encoder("electra", task="pretraining", seed=seed, **dropout)
     pair = model, build_generator(model, share=0.5, seed=seed)
-    return ReplacedToken(*pair, vocabulary()[1], frequencies=FREQUENCIES)
+    first = 0.7 if kind == "restore-first" else 0.0
+    return ReplacedToken(*pair, vocabulary()[1], frequencies=FREQUENCIES, restore_first=first)
 
 
 def source(kind: str, per_step: int = 2, **other: Any) -> SortedBatches:
@@ -81,7 +82,7 @@ def trainer(
 EVERYTHING = {"training__ema_decay": 0.9, "training__save_every": 5, "training__keep": 10}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "restore-first"])
 def test_ten_steps_are_five_and_five_more(kind: str, tmp_path: Path) -> None:
     assert source(kind).batches < 10  # an epoch ends inside
     whole = tmp_path / "whole"
@@ -94,7 +95,7 @@ def test_ten_steps_are_five_and_five_more(kind: str, tmp_path: Path) -> None:
     second.resume(checkpoint(again, 5))
     second.train()
     names = ["model.safetensors", "train_state.safetensors"]
-    names += ["generator/model.safetensors"] * (kind == "replaced-token")
+    names += ["generator/model.safetensors"] * (kind != "masked-lm")
     assert digest(checkpoint(again, 10), *names) == digest(checkpoint(whole, 10), *names)
     assert plain_state(checkpoint(again, 10)) == plain_state(checkpoint(whole, 10))
     for event in ("step", "eval"):
@@ -183,6 +184,27 @@ def test_alarms_are_notes_but_not_while_warming_up(tmp_path: Path) -> None:
         runner.train()
         notes = [event["text"] for event in events(folder, "note")]
         assert notes == ["step 3: the generator is no better"] * count
+
+
+def test_a_discriminator_first_restores_hidden_tokens(tmp_path: Path) -> None:
+    changes = {"training__steps": 10, "training__eval_every": 1, "guard__window": 4, "guard__sigma": 1.0}
+    runner = trainer(tmp_path, "restore-first", **changes)
+    waits = runner.objective.generator.layers[0].feed_forward.up.weight.clone()  # pyright: ignore
+    runner.objective.take_notes = lambda: ["an alarm"]  # pyright: ignore[reportAttributeAccessIssue]
+    for step in range(10):
+        runner.step()
+        runner._evaluate()
+        now = runner.masters.named["generator.layers.0.feed_forward.up.weight"]
+        assert torch.equal(now, waits) == (step < 7)
+    terms = [{name for name, value in event["terms"].items() if value} for event in events(tmp_path, "step")]
+    assert terms == [{"restore"}] * 7 + [{"mlm", "rtd"}] * 3
+    assert [event["text"] for event in events(tmp_path, "note")] == [
+        "step 8: an alarm",
+        "step 9: an alarm",
+        "step 10: an alarm",
+    ]
+    # Another loss is no spike.
+    assert not [event for event in events(tmp_path, "skip") if event["step"] == 7]
 
 
 # -- learning --

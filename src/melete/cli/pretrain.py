@@ -82,8 +82,12 @@ def command(
     finish(config, changes, begun=BEGUN, **options)
 
 
-# Encoders read short texts first, as BERT and ELECTRA did; what is trained on must not forget what it knows.
+# Encoders read short texts, as BERT and ELECTRA did first. New layers find out soonest what stands beside what where
+# little else stands around; a discriminator finds out by restoring hidden tokens.
 _ENCODER_CONTEXT = 128
+_NEW_ENCODER = {"training.context_schedule": ((0.0, 16), (0.08, 32), (0.15, 64), (0.35, _ENCODER_CONTEXT))}
+_NEW_DISCRIMINATOR = {"objective.restore_first": 0.3}
+# What is trained on must not forget what it knows.
 _TRAINED_ON = {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-4, "schedule.name": "linear"}
 
 
@@ -103,4 +107,6 @@ def _source(model: str, preset: str | None, minutes: float | None) -> dict[str, 
             raise InputError(f"{model} has no preset {preset!r}", expected=f"one of {', '.join(known)}")
         source = f"{model}:{preset}" if preset else (model if minutes else f"{model}:mini")
         tree, family = {"model.source": source}, model
+        if model not in causal_families():
+            tree |= _NEW_ENCODER | (_NEW_DISCRIMINATOR if model == "electra" else {})
     return tree if family in causal_families() else {**tree, "training.context": _ENCODER_CONTEXT}

@@ -203,6 +203,11 @@ class Model(Encoder):
         """Added to the logits, (V,)."""
         return self._part("mlm").bias
 
+    def unproject(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., D) back in the space of the embeddings (..., E)."""
+        project = self.embeddings_project
+        return F.linear(hidden, project.weight.T) if isinstance(project, Linear) else hidden
+
     def rtd_logits(self, hidden: Tensor) -> Tensor:
         """How much each token looks replaced, (B, T): the logit of its probability.
 

@@ -64,6 +64,13 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
         """The differentiable SUM of each term: scalar tensors."""
 
+    def phase(self, progress: float) -> float:
+        """Where in training (0 to 1) the part began that `progress` lies in.
+
+        Each part minimises something else: the learning rate warms up anew, and what loss is usual is forgotten.
+        """
+        return 0.0
+
     def take_figures(self) -> dict[str, float]:
         """What the forward passes in evaluation mode since the last call tell beside the loss, by name.
 

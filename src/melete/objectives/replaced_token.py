@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch, Example, ExampleKey
 from melete.data.corruption import ELECTRA, Corruption, Vocabulary
 from melete.models.electra import Model
-from melete.nn.functional import sampled_cross_entropy
+from melete.nn.functional import linear_cross_entropy, sampled_cross_entropy
 from melete.objectives.base import Context, Objective
 from melete.objectives.figures import Areas, Sums, Unigram
 from melete.objectives.masked_lm import check_vocabulary, chosen, hidden_batch
@@ -33,11 +34,17 @@ class ReplacedToken(Objective):
 
     The two share their embeddings (`electra_pair.build_generator`). No gradient goes from one to the other.
 
+    A new discriminator sees nothing in its context at first, and there is little in its loss that could teach it to:
+    in a short training it may never begin. `restore_first` begins with what the paper's two-stage training (section
+    3.2) begins with, layers that restore hidden tokens: here the discriminator's own, through its embedding.
+
     Args:
         model: the discriminator: what is trained for.
         generator: a masked language model over the same embeddings.
         vocabulary: of their tokenizer.
         weight: of the discriminator's loss.
+        restore_first: share of the training in which the discriminator's layers restore hidden tokens instead, and
+            the generator waits.
         width: most tokens of a row of packed texts; None pads.
         frequencies: probability of each id by the training text, (V,): what the generator is held against.
 
@@ -56,6 +63,7 @@ class ReplacedToken(Objective):
         corruption: Corruption = ELECTRA,
         *,
         weight: float = DISCRIMINATOR_WEIGHT,
+        restore_first: float = 0.0,
         width: int | None = None,
         frequencies: np.ndarray | None = None,
     ) -> None:
@@ -66,6 +74,9 @@ class ReplacedToken(Objective):
         self.generator = generator
         self.vocabulary, self.corruption, self.width = vocabulary, corruption, width
         self.weights = {"mlm": 1.0, "rtd": weight}
+        self.restore_first = restore_first
+        if restore_first:
+            self.weights["restore"] = 1.0
         self.unigram = Unigram(frequencies)
         self._seen, self._areas = Sums(), Areas()
         self._notes: list[str] = []
@@ -77,11 +88,19 @@ class ReplacedToken(Objective):
         return hidden_batch(examples, rng_for, self.corruption, self.vocabulary, self.width)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Chosen tokens; tokens."""
-        return {"mlm": (batch.labels["mlm"] != -100).sum(), "rtd": (batch.doc_ids > 0).sum()}
+        """Chosen tokens; tokens; chosen tokens."""
+        hidden = (batch.labels["mlm"] != -100).sum()
+        counts = {"mlm": hidden, "rtd": (batch.doc_ids > 0).sum(), "restore": hidden}
+        return {name: counts[name] for name in self.weights}
+
+    def phase(self, progress: float) -> float:
+        """See `Objective.phase`: the discriminator's layers restore hidden tokens, then the pair trains."""
+        return self.restore_first if progress >= self.restore_first else 0.0
 
     def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
         """Sums of the generator's cross-entropy and of the discriminator's binary cross-entropy, in nats."""
+        if self.training and ctx.progress < self.restore_first:
+            return {"restore": self._restore(batch, ctx)}
         inputs = chosen(self.generator, self.generator.encode(batch), batch.labels["mlm"])
         generator_loss, drawn = sampled_cross_entropy(*inputs, bias=self.generator.mlm_bias, rng=ctx.rng)
         replaced = self.replaced(batch, drawn)
@@ -93,6 +112,25 @@ class ReplacedToken(Objective):
         if not self.training:
             self._observe(batch, inputs[2], generator_loss, loss, logits, targets)
         return {"mlm": generator_loss, "rtd": loss}
+
+    def _restore(self, batch: Batch, ctx: Context) -> Tensor:
+        """The cross-entropy of the discriminator's layers at the chosen tokens, in nats, summed.
+
+        Two thirds of the chosen tokens that the generator would see as they are become random ones, as BERT has it
+        (Devlin et al. 2019, section 3.1): so that layers learn not to trust a token that does not fit. Hidden states
+        meet the output matrix by the way they came from it: there is nothing more to learn or to save.
+        """
+        labels, ids = batch.labels["mlm"], batch.input_ids  # (B, T)
+        chance = torch.rand(ids.shape, generator=ctx.rng, device=ids.device)
+        ordinary = torch.as_tensor(self.vocabulary.ordinary, device=ids.device)
+        drawn = ordinary[torch.randint(len(ordinary), ids.shape, generator=ctx.rng, device=ids.device)]
+        ids = ids.where((ids != labels) | (chance > 2 / 3), drawn)
+        at = (labels.flatten() != -100).nonzero().squeeze(1)  # (M,)
+        hidden = self.model.encode(replace(batch, input_ids=ids)).flatten(0, 1)[at]
+        found = self.model.unproject(hidden)  # (M, E)
+        found = F.layer_norm(found, found.shape[-1:])
+        weight, bias = self.model.mlm_weight, self.generator.mlm_bias
+        return linear_cross_entropy(found, weight, labels.flatten()[at], bias=bias)[0]
 
     def _observe(
         self,

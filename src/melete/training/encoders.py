@@ -355,7 +355,14 @@ class MaskedJob(EncoderJob):
 class ReplacedJob(EncoderJob):
     """ELECTRA's way: tell which tokens a small generator replaced."""
 
-    reads = ("mask_rate", "last_mask_rate", "mask_unit", "generator_share", "discriminator_weight")
+    reads = (
+        "mask_rate",
+        "last_mask_rate",
+        "mask_unit",
+        "generator_share",
+        "discriminator_weight",
+        "restore_first",
+    )
     shares = ELECTRA
 
     @classmethod
@@ -384,10 +391,17 @@ class ReplacedJob(EncoderJob):
     @classmethod
     def objective(cls, config: RunConfig, model: Any, vocabulary: Vocabulary, **other: Any) -> Objective:
         """See `EncoderJob.objective`."""
-        weight, width = config.objective.discriminator_weight, _width(config)
-        first, second = model
-        corruption = cls.corruption(config)
-        return ReplacedToken(first, second, vocabulary, corruption, weight=weight, width=width, **other)
+        o, (first, second) = config.objective, model
+        return ReplacedToken(
+            first,
+            second,
+            vocabulary,
+            cls.corruption(config),
+            weight=o.discriminator_weight,
+            restore_first=o.restore_first,
+            width=_width(config),
+            **other,
+        )
 
     def reopen(self, config: RunConfig, checkpoint: Path) -> Objective:
         """See `Job.reopen`."""

@@ -157,6 +157,11 @@ class Trainer:
         terms = {name: float(value) / max(float(totals[name]), 1.0) for name, value in sums.items()}
         loss = sum(self.objective.weights[name] * value for name, value in terms.items())
         ratio = rate(step, self.config.training.steps, **msgspec.to_builtins(self.config.schedule))
+        since = step - self._phase(step)
+        if since < step:
+            ratio *= min(1.0, (since + 1) / (self.config.schedule.warmup_steps + 1))
+            if since == 0:
+                self.guard.forget()
         self._update(step, loss, norm, ratio)
         real, places = self._sizes(batches)
         self.counters.step += 1
@@ -176,6 +181,11 @@ class Trainer:
             elapsed=self.counters.elapsed,
             padding=1.0 - real / places,
         )
+
+    def _phase(self, step: int) -> int:
+        """The step at which the part of training began that `step` lies in."""
+        steps = self.config.training.steps
+        return math.ceil(self.objective.phase(step / steps) * steps)
 
     def _totals(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Items of each term over all micro-batches and ranks, before any backward pass."""
@@ -273,8 +283,9 @@ class Trainer:
         if improved:
             (counters.best_loss, counters.best_tie), counters.best_step = found, counters.step
         self.log.write("eval", step=counters.step, elapsed=counters.elapsed, metrics=figures)
+        begun = self._phase(self.config.training.steps) + self.config.schedule.warmup_steps
         for text in self.objective.take_notes():
-            if counters.step > self.config.schedule.warmup_steps:
+            if counters.step > begun:
                 self.log.write("note", text=f"step {counters.step:,}: {text}")
         return improved
 
