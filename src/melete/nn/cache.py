@@ -101,6 +101,16 @@ class KVCache:
         if self.source is not None:
             shared = len(self.doc_ids) // len(self.source.doc_ids)
             self.source = self.source.select(rows // shared if sources is None else sources)
-        self.keys = self.keys[:, rows]
-        self.values = self.values[:, rows]
+        self.keys, self.values = self._moved(self.keys, rows), self._moved(self.values, rows)
         self.doc_ids = self.doc_ids[rows]
+
+    def _moved(self, held: Tensor, rows: Tensor) -> Tensor:
+        """Keys or values of these rows; only positions in use are copied, each head's as one run of memory."""
+        layers, batch, heads, room, size = held.shape
+        places = torch.arange(layers, device=rows.device)[:, None, None] * batch + rows[:, None]  # (L, B', 1)
+        places = places * heads + torch.arange(heads, device=rows.device)  # (L, B', H)
+        used = held.view(-1, room * size)[:, : self.length * size].index_select(0, places.flatten())
+        if len(rows) != batch:
+            held = held.new_zeros(layers, len(rows), heads, room, size)
+        held.view(-1, room * size)[:, : self.length * size] = used
+        return held
