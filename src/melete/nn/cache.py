@@ -100,17 +100,28 @@ class KVCache:
         """
         if self.source is not None:
             shared = len(self.doc_ids) // len(self.source.doc_ids)
-            self.source = self.source.select(rows // shared if sources is None else sources)
+            sources = rows // shared if sources is None else sources
+            if not torch.equal(sources, torch.arange(len(self.source.doc_ids), device=sources.device)):
+                self.source = self.source.select(sources)
         self.keys, self.values = self._moved(self.keys, rows), self._moved(self.values, rows)
         self.doc_ids = self.doc_ids[rows]
 
     def _moved(self, held: Tensor, rows: Tensor) -> Tensor:
-        """Keys or values of these rows; only positions in use are copied, each head's as one run of memory."""
+        """Keys or values of these rows: only what changes place and is in use is copied, a head's as one run."""
         layers, batch, heads, room, size = held.shape
-        places = torch.arange(layers, device=rows.device)[:, None, None] * batch + rows[:, None]  # (L, B', 1)
-        places = places * heads + torch.arange(heads, device=rows.device)  # (L, B', H)
-        used = held.view(-1, room * size)[:, : self.length * size].index_select(0, places.flatten())
+        runs, used = held.view(-1, room * size), self.length * size  # (L * B * H, room * K)
+        places = torch.arange(len(rows), device=rows.device)
+        if len(rows) == batch:
+            places = places[rows != places]
+        copied = runs[:, :used].index_select(0, _runs(rows[places], layers, batch, heads))
         if len(rows) != batch:
             held = held.new_zeros(layers, len(rows), heads, room, size)
-        held.view(-1, room * size)[:, : self.length * size] = used
+            runs = held.view(-1, room * size)
+        runs[:, :used].index_copy_(0, _runs(places, layers, len(rows), heads), copied)
         return held
+
+
+def _runs(rows: Tensor, layers: int, batch: int, heads: int) -> Tensor:
+    """Numbers of the runs of memory of these rows, in every layer and head: (L * B' * H,)."""
+    places = torch.arange(layers, device=rows.device)[:, None, None] * batch + rows[:, None]  # (L, B', 1)
+    return (places * heads + torch.arange(heads, device=rows.device)).flatten()
