@@ -204,6 +204,8 @@ def test_an_answer_stays_within_the_positions_of_the_decoder(pair) -> None:
     assert len(answer) == kit.CONTEXT - 1
     with pytest.raises(InputError, match=f"the source has 40 tokens, the model's context is {kit.CONTEXT}"):
         answers_of(ours, [[5] * 40], endless)
+    with pytest.raises(InputError, match="0 sources for 1 prompts; expected 1"):
+        generate(ours, [[START]], endless)
     with pytest.raises(InputError, match="the prompt fills the model's context"):
         generate(ours, [[5] * kit.CONTEXT], endless, sources=[[5]])
 

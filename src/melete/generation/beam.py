@@ -76,7 +76,8 @@ class BeamSearch:
         Raises:
             InputError: see `checked_prompts` and `checked_sources`.
         """
-        prompts, sources = checked_prompts(model, prompts, settings), checked_sources(model, sources)
+        prompts = checked_prompts(model, prompts, settings)
+        sources = checked_sources(model, sources, prompts)
         self._settings = settings = fitting(model, prompts, settings, bool(sources))
         self._tokenizer, self._beams = tokenizer, settings.num_beams
         rows = [prompt for prompt in prompts for _ in range(self._beams)]

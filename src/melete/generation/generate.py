@@ -49,7 +49,7 @@ class Decoding:
             raise InputError("stop texts need a tokenizer to be recognised")
         each = settings.num_return_sequences
         prompts = checked_prompts(model, prompts, settings)
-        sources = checked_sources(model, sources)
+        sources = checked_sources(model, sources, prompts)
         self._settings = settings = fitting(model, prompts, settings, bool(sources))
         answers = range(len(prompts) * each)
         self._rows = [

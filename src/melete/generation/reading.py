@@ -13,6 +13,7 @@ from torch import Tensor
 from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.generation.settings import GenerationSettings
+from melete.models.base import EncoderDecoder
 from melete.nn.cache import KVCache
 
 
@@ -165,12 +166,18 @@ def checked_prompts(
     return [list(prompt[-context:]) for prompt in prompts]
 
 
-def checked_sources(model: WritingModel, sources: Sequence[Sequence[int]]) -> list[list[int]]:
-    """What an encoder shall read.
+def checked_sources(
+    model: WritingModel, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """What an encoder shall read for each prompt.
 
     Raises:
-        InputError: an empty source, one that is longer than the context, ids beyond the model's vocabulary.
+        InputError: an empty source, one that is longer than the context, ids beyond the model's vocabulary; not one
+            source for each prompt of an encoder-decoder, or any for a decoder.
     """
+    needed = len(prompts) if isinstance(model, EncoderDecoder) else 0
+    if len(sources) != needed:
+        raise InputError(f"{len(sources)} sources for {len(prompts)} prompts", expected=str(needed))
     context = model.config.max_position_embeddings
     for source in sources:
         _check_ids(source, "source", model.config.vocab_size)
