@@ -17,9 +17,7 @@ def proofs(scratch: Path) -> list[Bar]:
     """What is exact, as tests."""
     return [
         passes("parity and folders, both ways", "tests/parity", "tests/models"),
-        passes(
-            "packed = padded, and masking statistics", "tests/objectives", "tests/data/test_corruption.py"
-        ),
+        passes("packed = padded, and masking", "tests/objectives", "tests/data/test_corruption.py"),
         passes("kill and resume, each objective", "tests/training/test_kill.py"),
     ]
 
@@ -29,7 +27,7 @@ def electra(scratch: Path) -> list[Bar]:
     recipe = ROOT / "recipes" / "wikitext-2" / "electra-thirty-minutes.toml"
     card, seconds = run([*MELETE, "train", str(recipe), "--json"], scratch)
     score = card["table"][0]
-    auc, ratio = score["auc_unigram"], score["generator_loss"] / score["unigram_entropy"]
+    auc, ratio = score["auc"], score["ratio"]
     own = f"{auc:.3f}, and {score['auc_generator']:.3f} on its own generator's samples"
     return [
         Bar("ELECTRA, wall clock", "<= 1800 s", f"{seconds:.0f} s", seconds <= 1800),
@@ -42,15 +40,14 @@ def throughput(scratch: Path) -> list[Bar]:
     """Real tokens a second beside a `transformers` loop, and the loss after 300 steps."""
     script = str(ROOT / "benchmarks" / "encoder_training.py")
     bars = []
-    for text, steps in (("sst2", 300), ("thucnews_title", 60), ("wikitext-2", 60)):
-        figures, _ = run([sys.executable, script, text, "--steps", str(steps), "--json"], scratch)
+    for text in ("sst2", "thucnews_title", "wikitext-2"):
+        figures, _ = run([sys.executable, script, text, "--json"], scratch)
         bf16, float32, drift = (figures[key] for key in ("beside_bf16", "beside_float32", "loss_difference"))
-        bars.append(Bar(f"{text}, beside its bf16", ">= 1.8x", f"{bf16:.2f}x", bf16 >= 1.8))
-        bars.append(Bar(f"{text}, beside its float32", ">= 3x", f"{float32:.2f}x", float32 >= 3))
-        if steps == 300:
-            bars.append(
-                Bar(f"{text}, loss of steps 250-300", "within 0.5 %", f"{drift:+.2%}", abs(drift) <= 0.005)
-            )
+        bars += [
+            Bar(f"{text}, beside its bf16", ">= 1.8x", f"{bf16:.2f}x", bf16 >= 1.8),
+            Bar(f"{text}, beside its float32", ">= 3x", f"{float32:.2f}x", float32 >= 3),
+            Bar(f"{text}, loss of steps 250-300", "within 0.5 %", f"{drift:+.2%}", abs(drift) <= 0.005),
+        ]
     return bars
 
 

@@ -1,9 +1,9 @@
 """Training BERT on ragged text beside a `transformers` loop: the same weights, the same examples, the same masks.
 
 python benchmarks/encoder_training.py                         # sentences, headlines and documents
-python benchmarks/encoder_training.py sst2 --steps 300 --json
+python benchmarks/encoder_training.py sst2 --preset small --json
 
-Each step is one batch of 128 texts, hidden alike on both sides. The peer pads them to the longest, as a collator does;
+Each step is one batch of texts, hidden alike on both sides. The peer pads them to the longest, as a collator does;
 ours cuts the same texts into micro-batches of like length. Tokens are real ones: padding is not counted.
 """
 
@@ -43,10 +43,10 @@ from melete.objectives.masked_lm import MaskedLM
 from melete.training.log import EventLog
 from melete.training.trainer import Trainer
 
-TEXTS_A_STEP, CONTEXT, BUDGET = 128, 256, 2048
+CONTEXT, BUDGET = 256, 2048
 CHUNK = 10  # steps of one side before the other's turn
 RATE, DECAY, BETAS, CLIP = 3e-4, 0.01, (0.9, 0.999), 1.0
-TEXTS = ("sst2", "thucnews_title", "wikitext-2")
+TEXTS = {"sst2": 128, "thucnews_title": 128, "wikitext-2": 32}  # of a step
 MOST = 60_000  # texts read
 DATA = Path(os.environ.get("MELETE_DATA", "data"))
 
@@ -56,10 +56,11 @@ class Steps:
     """The examples of each step, the same for both sides."""
 
     samples: Samples
-    seed: int = 0
+    texts: int  # of a step
+    seed: int
 
     def examples(self, step: int) -> list[Example]:
-        numbers = np.random.default_rng((self.seed, step)).integers(len(self.samples.runs), size=TEXTS_A_STEP)
+        numbers = np.random.default_rng((self.seed, step)).integers(len(self.samples.runs), size=self.texts)
         keys = [(self.seed, step, number) for number in numbers.tolist()]
         return [Example(key, self.samples.sample(key[2], rng_for(key))) for key in keys]
 
@@ -151,7 +152,7 @@ def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
     tokenizer = Tokenizer.load(DATA / "tokenizers" / vocabulary)
     texts = list(islice(read(name), MOST))
     text = EncoderText.tokenise(texts, tokenizer)
-    steps = Steps(Samples(text, CONTEXT - 2), seed)
+    steps = Steps(Samples(text, CONTEXT - 2), TEXTS[name], seed)
     model = build_encoder(f"bert:{preset}", vocab_size=tokenizer.vocab_size, seed=seed, hidden_dropout=0.1)
     objective = MaskedLM(model, Vocabulary.of(tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,6 +188,7 @@ def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
     lengths = [len(example.data.ids) + 2 for step in range(20) for example in steps.examples(step)]
     return {
         "text": name,
+        "texts_a_step": TEXTS[name],
         "model": f"bert:{preset}, vocabulary {tokenizer.vocab_size:,}",
         "mean_length": round(statistics.fmean(lengths), 1),
         "longest": max(lengths),
@@ -206,9 +208,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("texts", nargs="*", default=TEXTS, metavar=f"{{{','.join(TEXTS)}}}")
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("texts", nargs="*", default=list(TEXTS), metavar=f"{{{','.join(TEXTS)}}}")
+    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -216,7 +218,7 @@ def main() -> None:
     torch.set_num_threads(usable_cores())
     say(
         f"{platform.system()} {platform.machine()}, {usable_cores()} threads, torch {torch.__version__}, "
-        f"transformers {version('transformers')}; {TEXTS_A_STEP} texts a step, at most {CONTEXT} tokens each"
+        f"transformers {version('transformers')}; texts of at most {CONTEXT} tokens"
     )
     for name in arguments.texts:
         figures = compare(name, arguments.preset, arguments.steps, arguments.seed)
