@@ -5,12 +5,16 @@ python benchmarks/encoder_training.py sst2 --preset small --json
 
 Each step is one batch of texts, hidden alike on both sides. The peer pads them to the longest, as a collator does;
 ours cuts the same texts into micro-batches of like length. Tokens are real ones: padding is not counted.
+
+Each side has a process of its own and the allocator as it runs: ours keeps freed memory, as `melete pretrain` does; the
+peer has glibc's defaults, since with ours its logits of many lengths took 20 GiB in twenty steps (2026-11-22).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -19,6 +23,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +48,10 @@ from melete.objectives.masked_lm import MaskedLM
 from melete.training.log import EventLog
 from melete.training.trainer import Trainer
 
-CONTEXT, BUDGET = 256, 2048
+CONTEXT, BUDGET = 256, 1024
 CHUNK = 10  # steps of one side before the other's turn
 RATE, DECAY, BETAS, CLIP = 3e-4, 0.01, (0.9, 0.999), 1.0
-TEXTS = {"sst2": 128, "thucnews_title": 128, "wikitext-2": 32}  # of a step
+TEXTS = {"sst2": 64, "thucnews_title": 64, "wikitext-2": 16}  # of a step
 MOST = 60_000  # texts read
 DATA = Path(os.environ.get("MELETE_DATA", "data"))
 
@@ -146,38 +151,62 @@ def read(name: str) -> list[str]:
         return [line.decode().split("\t")[0] for line in stream]
 
 
-def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
-    """Chunks of steps in turn; medians of real tokens a second, and the loss of the last 50 steps of both."""
+SIDES = ("transformers, bf16", "transformers, float32", "melete, bf16")
+
+
+def prepared(name: str, preset: str, seed: int) -> tuple[Tokenizer, Steps, MaskedLM]:
+    """The text of a named set in steps, and a new model over it: the same in every process."""
     vocabulary = "bert-base-chinese" if name == "thucnews_title" else "bert-base-uncased"
     tokenizer = Tokenizer.load(DATA / "tokenizers" / vocabulary)
-    texts = list(islice(read(name), MOST))
-    text = EncoderText.tokenise(texts, tokenizer)
+    text = EncoderText.tokenise(list(islice(read(name), MOST)), tokenizer)
     steps = Steps(Samples(text, CONTEXT - 2), TEXTS[name], seed)
     model = build_encoder(f"bert:{preset}", vocab_size=tokenizer.vocab_size, seed=seed, hidden_dropout=0.1)
-    objective = MaskedLM(model, Vocabulary.of(tokenizer))
+    return tokenizer, steps, MaskedLM(model, Vocabulary.of(tokenizer))
+
+
+def work(pipe: Connection, side: str, name: str, preset: str, seed: int, count: int) -> None:
+    """Be one side: for each (first, last) that comes, the seconds, real tokens and losses of these steps."""
+    torch.set_num_threads(usable_cores())
+    _, steps, objective = prepared(name, preset, seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        save_model(folder / "start", model, tokenizer=None)
-        sides = {
-            "transformers, bf16": Peer(folder / "start", objective, steps, narrow=True),
-            "transformers, float32": Peer(folder / "start", objective, steps, narrow=False),
-            "melete, bf16": Ours(folder / "run", objective, steps, count),
-        }
-        rates: dict[str, list[float]] = {side: [] for side in sides}
-        losses: dict[str, list[float]] = {side: [] for side in sides}
-        with Progress(name, "steps", count) as progress:
-            for first in range(0, count, CHUNK):
-                for side, runner in sides.items():
-                    # float32 is slow, and only its speed is asked for
-                    last = first + (CHUNK if side != "transformers, float32" else 1)
-                    begun, tokens = time.perf_counter(), 0
-                    for step in range(first, min(last, count)):
-                        loss, read_now = runner.step(step)
-                        losses[side].append(loss)
-                        tokens += read_now
-                    if first:  # the first chunk warms up
-                        rates[side].append(tokens / (time.perf_counter() - begun))
-                progress.advance(CHUNK)
+        if side == "melete, bf16":
+            keep_freed_memory()
+            runner: Ours | Peer = Ours(folder / "run", objective, steps, count)
+        else:
+            save_model(folder / "start", objective.model, tokenizer=None)
+            runner = Peer(folder / "start", objective, steps, narrow=side.endswith("bf16"))
+        pipe.send(None)
+        while (asked := pipe.recv()) is not None:
+            begun = time.perf_counter()
+            done = [runner.step(step) for step in range(*asked)]
+            pipe.send((time.perf_counter() - begun, sum(tokens for _, tokens in done), [x for x, _ in done]))
+
+
+def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
+    """Chunks of steps in turn; medians of real tokens a second, and the loss of the last 50 steps of both."""
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Any] = {}
+    for side in SIDES:
+        pipes[side], theirs = spawn.Pipe()
+        spawn.Process(target=work, args=(theirs, side, name, preset, seed, count), daemon=True).start()
+        pipes[side].recv()  # it has loaded
+    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    losses: dict[str, list[float]] = {side: [] for side in SIDES}
+    with Progress(name, "steps", count) as progress:
+        for first in range(0, count, CHUNK):
+            for side, pipe in pipes.items():
+                # float32 is slow, and only its speed is asked for
+                last = first + (CHUNK if side != "transformers, float32" else 1)
+                pipe.send((first, min(last, count)))
+                seconds, tokens, found = pipe.recv()
+                losses[side] += found
+                if first:  # the first chunk warms up
+                    rates[side].append(tokens / seconds)
+            progress.advance(CHUNK)
+    for pipe in pipes.values():
+        pipe.send(None)
+    tokenizer, steps, _ = prepared(name, preset, seed)
     medians = {side: statistics.median(values) for side, values in rates.items()}
     ours, peer, wide = (
         medians["melete, bf16"],
@@ -214,8 +243,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    keep_freed_memory()  # for both sides
-    torch.set_num_threads(usable_cores())
     say(
         f"{platform.system()} {platform.machine()}, {usable_cores()} threads, torch {torch.__version__}, "
         f"transformers {version('transformers')}; texts of at most {CONTEXT} tokens"
