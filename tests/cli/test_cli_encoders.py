@@ -202,6 +202,31 @@ def test_a_dry_run_reads_no_text(here: Path, capsys: pytest.CaptureFixture[str])
         assert figures["parameters"] > 0 and figures["tokens_per_second"] > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "schedule", "first"),
+    [
+        (["electra"], "[[0.0,16],[0.08,32],[0.15,64],[0.35,128]]", 0.3),
+        (["electra", "--context", "64"], "[[0.0,16],[0.08,32],[0.35,64]]", 0.3),
+        (["bert", "--set", "training.context=512"], "[[0.0,16],[0.08,32],[0.15,64],[0.35,512]]", 0.0),
+        (["bert", "--set", "training.context=16"], "[]", 0.0),
+        (
+            ["electra", "--set", "training.context_schedule=[]", "--set", "objective.restore_first=0"],
+            "[]",
+            0.0,
+        ),
+        (["electra", "--set", "objective.name=masked-lm"], "[[0.0,16],[0.08,32],[0.15,64],[0.35,128]]", 0.0),
+        (["qwen3"], "[]", 0.0),
+    ],
+)
+def test_a_new_encoder_begins_with_short_texts_whatever_its_context(
+    here: Path, arguments: list[str], schedule: str, first: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["pretrain", *arguments, "--preset", "nano", "--data", "none.txt", "--dry-run"])
+    told = "".join(capsys.readouterr().err.split()).replace(",]", "]")
+    assert f"context_schedule={schedule}" in told
+    assert f"restore_first={first}" in told
+
+
 def test_packed_rows_train_as_well(finished: Path, launcher: Launcher) -> None:
     done = launcher.run(finished, "train", "nsp.toml", "name=packed", "training.packing=packed")
     assert done.code == 0, done.err

@@ -71,15 +71,22 @@ def finish(
     no_baseline: bool,
     dry_run: bool,
     as_json: bool,
+    beginning: Callable[[RunConfig], dict[str, Any]] | None = None,
     **flags: Any,
 ) -> None:
-    """Put the flags into the config, train, and say what came of it."""
+    """Put the flags into the config, train, and say what came of it.
+
+    Args:
+        beginning: keys that follow from what was asked for, unless they were asked for themselves.
+    """
     from melete import config as configs
 
     asked = {FLAGS[flag]: value for flag, value in flags.items() if value is not None}
     if no_baseline:
         asked["evaluation.baseline"] = False
     config = configs.change_by_text(configs.change(config, asked), changes)
+    if beginning is not None:
+        config = configs.change_by_text(configs.change(config, beginning(config)), changes)
     if dry_run:
         from melete.training.run import rehearse
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from melete.cli._reading import MAX_LINE_BYTES, TEXT_COLUMN
 from melete.cli._run import finish, run_options
 from melete.errors import InputError
+
+if TYPE_CHECKING:
+    from melete.config import RunConfig
 
 BEGUN = time.monotonic()
 
@@ -79,14 +82,12 @@ def command(
         "training.minutes": minutes or 0.0,
     }
     config = configs.change(configs.RunConfig(), tree)
-    finish(config, changes, begun=BEGUN, **options)
+    finish(config, changes, begun=BEGUN, beginning=_beginning, **options)
 
 
-# Encoders read short texts, as BERT and ELECTRA did first. New layers find out soonest what stands beside what where
-# little else stands around; a discriminator finds out by restoring hidden tokens.
+# Encoders read short texts, as BERT and ELECTRA did first.
 _ENCODER_CONTEXT = 128
-_NEW_ENCODER = {"training.context_schedule": ((0.0, 16), (0.08, 32), (0.15, 64), (0.35, _ENCODER_CONTEXT))}
-_NEW_DISCRIMINATOR = {"objective.restore_first": 0.3}
+_SHORT_FIRST, _LAST_BEGINS = ((0.0, 16), (0.08, 32), (0.15, 64)), 0.35
 # What is trained on must not forget what it knows.
 _TRAINED_ON = {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-4, "schedule.name": "linear"}
 
@@ -107,6 +108,25 @@ def _source(model: str, preset: str | None, minutes: float | None) -> dict[str, 
             raise InputError(f"{model} has no preset {preset!r}", expected=f"one of {', '.join(known)}")
         source = f"{model}:{preset}" if preset else (model if minutes else f"{model}:mini")
         tree, family = {"model.source": source}, model
-        if model not in causal_families():
-            tree |= _NEW_ENCODER | (_NEW_DISCRIMINATOR if model == "electra" else {})
     return tree if family in causal_families() else {**tree, "training.context": _ENCODER_CONTEXT}
+
+
+def _beginning(asked: RunConfig) -> dict[str, Any]:
+    """How a new encoder begins, whatever its context.
+
+    New layers find out soonest what stands beside what where little else stands around; a discriminator finds out by
+    restoring hidden tokens.
+    """
+    from melete.models import causal_families, is_spec
+    from melete.training.job import family_of, named
+
+    if not is_spec(asked.model.source) or family_of(asked) in causal_families():
+        return {}
+    tree: dict[str, Any] = {}
+    context = asked.training.context
+    short = [phase for phase in _SHORT_FIRST if phase[1] < context]
+    if short:
+        tree["training.context_schedule"] = (*short, (_LAST_BEGINS, context))
+    if named(asked).objective.name == "replaced-token":
+        tree["objective.restore_first"] = 0.3
+    return tree
