@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders bars-tasks
+.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders bars-tasks bars-speed
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
@@ -44,6 +44,9 @@ bars-encoders: $(VENV)/installed-dev ## re-run the measured promises of the enco
 
 bars-tasks: $(VENV)/installed-dev ## re-run the measured promises of fine-tuning, a chosen half (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_tasks.py $(ARGS)
+
+bars-speed: $(VENV)/installed-dev ## re-run the measured promises of speed (up to 75 minutes)
+	$(BIN)/python benchmarks/bars_speed.py $(ARGS)
 
 # An environment of our own. The stamps are older than pyproject.toml exactly when it has changed since.
 $(BIN)/python:
