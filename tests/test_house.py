@@ -176,14 +176,15 @@ def test_every_family_has_its_file_and_every_file_its_family() -> None:
 
     with_presets = {
         path.stem
-        for path in (PACKAGE / "models").glob("*.py")
+        for room in ("models", "baselines")
+        for path in (PACKAGE / room).glob("*.py")
         if "PRESETS" in top_level_names(ast.parse(path.read_text(encoding="utf-8")))
     }
     assert with_presets == set(FAMILIES)
     for family in FAMILIES:
-        module = importlib.import_module(f"melete.models.{family}")
+        module = importlib.import_module(FAMILIES[family])
         missing = {"Config", "Model", "PRESETS", "KEYS", "HEADS"} - set(dir(module))
-        assert not missing, f"melete.models.{family} lacks {missing}"
+        assert not missing, f"{FAMILIES[family]} lacks {missing}"
 
 
 @pytest.mark.parametrize("verb", VERBS)

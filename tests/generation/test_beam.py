@@ -211,6 +211,19 @@ def test_an_answer_stays_within_the_positions_of_the_decoder(pair) -> None:
 
 
 @torch.no_grad()
+def test_beams_of_a_recurrent_model_keep_their_own_states() -> None:
+    model = kit.tiny_network("lstm", "text2text-generation", vocab_size=VOCAB, initializer_range=0.6)
+    rows = [row.tolist() for row in kit.token_rows(*LENGTHS, seed=8, vocab=VOCAB)]
+    settings = settings_of("many")
+    for row, found in zip(rows, ours_of(model, rows, settings), strict=True):
+        for answer in found:
+            read = kit.answering([torch.tensor(row)], [torch.tensor([START, *answer.tokens[:-1]])])
+            says = model.logits(model.encode(read))[0].log_softmax(-1)  # (T, V), without a cache
+            total = sum(says[place, token].item() for place, token in enumerate(answer.tokens))
+            assert answer.score == pytest.approx(total / len(answer.tokens) ** 0.6, abs=1e-4)
+
+
+@torch.no_grad()
 def test_a_prompt_of_the_decoder_is_gone_on_with(pair) -> None:
     ours, theirs = pair
     if ours.family in kit.SIZES:

@@ -164,7 +164,7 @@ def test_dropout_acts_in_training_only(model, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("bert:nano", {}, "bert is no encoder-decoder; expected one of marian, bart, t5"),
+        ("bert:nano", {}, "bert is no encoder-decoder; expected one of marian, bart, t5, lstm"),
         ("t5:t5-smal", {}, "t5 has no preset 't5-smal'; expected t5-small"),
         ("marian", {"hidden_size": 30}, "hidden_size 30 is not a multiple of num_attention_heads 4"),
         ("bart", {"decoder_layers": 3}, "unknown key `decoder_layers`; expected `num_decoder_layers`"),

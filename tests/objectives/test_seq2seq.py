@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,13 @@ import torch
 import torch.nn.functional as F
 
 import kit
+from exercises import END, IDS, PAD, RULES, START, learn, right_answers
 from melete.data.batch import Example
 from melete.data.sampling import rng_for
 from melete.errors import InputError
-from melete.generation.generate import generate
-from melete.generation.settings import GenerationSettings
-from melete.models.base import EncoderDecoder
 from melete.objectives.base import Context
 from melete.objectives.seq2seq import Pair, SequenceToSequence
-from rig import run_config, trainer
 
-START, END, PAD = 0, 1, 2
-IDS = {"decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
 FAMILIES = sorted(kit.ENCODER_DECODER_SIZES)
 
 
@@ -78,55 +72,6 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 def test_a_model_that_ends_no_text_is_refused() -> None:
     with pytest.raises(InputError, match="eos_token_id is None; expected the token that ends a text"):
         SequenceToSequence(kit.tiny_encoder_decoder("marian"))
-
-
-# -- rules that are learned --
-
-RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"copy": lambda x: x, "reverse": lambda x: x[::-1]}
-
-
-class Exercises:
-    """New words at every step: what is learned is the rule."""
-
-    def __init__(self, rule: str, longest: int, count: int) -> None:
-        self.rule, self.longest, self.count = RULES[rule], longest, count
-
-    def drawn(self, step: int, count: int) -> list[Example]:
-        found = []
-        for index in range(count):
-            draw = rng_for((0, step, index))
-            word = draw.integers(3, 13, draw.integers(1, self.longest + 1))
-            found.append(Example((0, step, index), Pair(word, self.rule(word).copy())))
-        return found
-
-    def micro_batches(self, step: int) -> list[list[Example]]:
-        return [self.drawn(step, self.count)]
-
-
-def right_answers(model: EncoderDecoder, exercises: Exercises, count: int, beams: int = 1) -> float:
-    """Share of new words whose greedy or best answer is right."""
-    pairs = [example.data for example in exercises.drawn(10**6, count)]
-    settings = GenerationSettings(temperature=0, max_new_tokens=20, eos_ids=(END,), num_beams=beams)
-    sources = [[*pair.source.tolist(), END] for pair in pairs]
-    answers = generate(model, [[START]] * len(sources), settings, sources=sources)
-    hits = [answer == [*pair.target.tolist(), END] for answer, pair in zip(answers, pairs, strict=True)]
-    return sum(hits) / len(hits)
-
-
-def learn(
-    folder: Path, family: str, rule: str, longest: int, steps: int, rate: float
-) -> tuple[EncoderDecoder, Exercises]:
-    exercises = Exercises(rule, longest, 64)
-    model = kit.tiny_network(family, "text2text-generation", vocab_size=16, initializer_range=0.1, **IDS)
-    config = run_config(
-        training__steps=steps,
-        optimizer__learning_rate=rate,
-        optimizer__weight_decay=0.0,
-        schedule__warmup_steps=50,
-    )
-    runner = trainer(folder, config, objective=SequenceToSequence(model, 0.05), train=exercises)
-    runner.train()
-    return runner.objective.model.eval(), exercises
 
 
 def test_a_tiny_model_learns_to_copy(tmp_path: Path) -> None:

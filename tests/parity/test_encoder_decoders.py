@@ -167,7 +167,7 @@ def their_config(name: str, draw: random.Random) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", sorted(kit.ENCODER_DECODER_SIZES))
+@pytest.mark.parametrize("name", ["bart", "marian", "t5"])
 def test_their_folder_loads_and_comes_back_the_same(name: str, seed: int, tmp_path, capsys) -> None:
     config = their_config(name, random.Random(f"{name} {seed}"))
     torch.manual_seed(seed)

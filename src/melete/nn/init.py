@@ -44,7 +44,7 @@ def initialise(
         for parameter_name, parameter in module.named_parameters(recurse=False):
             value = torch.empty(parameter.shape)  # drawn on the CPU in float32, whatever the model is
             if parameter.dim() < 2:
-                value.fill_(0.0 if parameter_name == "bias" else 1.0)
+                value.fill_(0.0 if parameter_name.startswith("bias") else 1.0)
             elif isinstance(module, nn.Embedding):
                 wide = scheme == "zero-residual"
                 value.normal_(0.0, 1.6 / math.sqrt(value.shape[1]) if wide else std, generator=generator)
