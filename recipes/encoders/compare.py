@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from melete.console import duration, say
+from melete.console import counted, duration, say
 from melete.evaluation.runs import events_of
 from melete.training.lock import at_work
 
@@ -243,7 +243,9 @@ _PAGE = """# Encoders at equal wall-clock
 The same text (`{text}`), the same WordPiece tokenizer of 8,192 tokens, blocks of the same size (`{preset}`), whatever
 else `melete pretrain` chooses; {machine}. Then fine-tuned for {epochs:g} epochs: the same steps for all.
 Scores are the figure that decides for the set (accuracy of texts and of tags), on its validation rows; where there are
-several seeds their mean, and the lowest to the highest.
+several seeds their mean, and the lowest to the highest. The rate is what `melete finetune` takes for what has read
+(1e-4 at this width) and for random weights (5e-4): after few minutes of reading the lower one can cost more than the
+reading gave.
 
 {table}
 
@@ -270,7 +272,7 @@ def _write(path: Path, text: str) -> None:
 
 def _book(args: argparse.Namespace) -> dict[str, Any]:
     """What has been measured so far; a table is of one preset and one number of epochs."""
-    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    machine = f"{platform.machine()}, {counted(len(os.sched_getaffinity(0)), 'core')}"
     settings = {"preset": args.preset, "epochs": args.epochs, "machine": machine}
     path = args.folder / "cells.json"
     book = json.loads(path.read_text()) if path.is_file() else {"settings": settings, "cells": {}}

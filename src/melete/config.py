@@ -54,6 +54,7 @@ class TokenizerSection(_Section, frozen=True):
     source: str = ""  # a folder; empty = train one on the training text (or the model's own)
     kind: str = ""  # byte-bpe, wordpiece, unigram, char, word; empty = byte-bpe, wordpiece for encoders
     vocab_size: int = 8192
+    lowercase: bool = False  # lower the case and strip accents (wordpiece)
 
 
 class DataSection(_Section, frozen=True):

@@ -204,7 +204,7 @@ class FinetuneJob(Job):
         decoder = config.model.source.partition(":")[0] in causal_families()
         kind = section.kind or ("byte-bpe" if decoder else "wordpiece")
         texts = (cls.text_of(row) for row in rows.train)
-        return Tokenizer.train(texts, kind, section.vocab_size)
+        return Tokenizer.train(texts, kind, section.vocab_size, lowercase=section.lowercase)
 
     def fingerprints(self) -> dict[str, str]:
         """See `Job.fingerprints`."""

@@ -115,8 +115,12 @@ def _train_tokenizer(config: RunConfig, documents: Documents, special_tokens: tu
     """A tokenizer of the training text; the same text and settings find the one trained before."""
     section = config.tokenizer
     settings = f"{documents.source_hash} {section.kind} {section.vocab_size} {special_tokens}"
+    settings += " lower case" * section.lowercase
     folder = cache_folder() / "tokenizers" / sha256(settings.encode()).hexdigest()[:16]
     if not (folder / "tokenizer.json").exists():
         texts: Iterator[str] = (document.text for document in documents)
-        Tokenizer.train(texts, section.kind, section.vocab_size, special_tokens).save(folder)
+        tokenizer = Tokenizer.train(
+            texts, section.kind, section.vocab_size, special_tokens, lowercase=section.lowercase
+        )
+        tokenizer.save(folder)
     return Tokenizer.load(folder)
