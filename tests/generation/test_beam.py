@@ -165,12 +165,23 @@ def test_prompts_that_are_done_leave_the_batch_and_sources_are_read_once(pair, m
     monkeypatch.setattr(ours, "encode", lambda batch, cache: (seen.append(batch), encode(batch, cache))[1])
     ours_of(ours, rows, settings_of("early"))
     heights = [len(batch.input_ids) for batch in seen]
-    assert heights[0] == 12, "the beams of a prompt begin as one row"
-    assert heights[1] == 48
-    assert heights[1:] == sorted(heights[1:], reverse=True)
-    assert heights[-1] < 48
+    assert heights[:2] == [12, 12], "the beams of a prompt are one row"
+    assert seen[1].input_ids.shape[1] == 4
+    assert heights == sorted(heights, reverse=True)
+    assert heights[-1] < 12
     if ours.family not in kit.SIZES:
         assert [batch.source is None for batch in seen] == [False, *[True] * (len(seen) - 1)]
+
+
+def test_beams_share_what_they_have_in_common_and_answer_as_rows_of_their_own(pair, monkeypatch) -> None:
+    """Decoders go on past their context, where each beam is read again; positions that no beam sees are dropped."""
+    ours, _ = pair
+    rows = [row.tolist() for row in kit.token_rows(5, 17, seed=4, vocab=VOCAB)]
+    settings = GenerationSettings(temperature=0, num_beams=4, max_new_tokens=2 * kit.CONTEXT, eos_ids=(END,))
+    together = ours_of(ours, rows, settings)
+    monkeypatch.setattr(type(ours), "branching", False)
+    for found, expected in zip(together, ours_of(ours, rows, settings), strict=True):
+        assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
 
 
 def test_sampling_and_greedy_answers_to_a_source(pair) -> None:

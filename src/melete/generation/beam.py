@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from melete.generation.branches import BranchReading
 from melete.generation.reading import Reading, WritingModel, checked_prompts, checked_sources, fitting
 from melete.generation.rules import Rules
 from melete.generation.settings import GenerationSettings
 from melete.generation.text import Decodes, Piece, TextStream
+from melete.models.base import Network
 
 # Beams of a prompt start out equal, and all but one so unlikely that none of them is chosen while that one has heirs.
 _UNLIKELY = -1e9
+
+# Of scores, among which the largest are looked for together.
+_BLOCK = 64
 
 
 class Hypothesis(NamedTuple):
@@ -81,8 +87,11 @@ class BeamSearch:
         self._settings = settings = fitting(model, prompts, settings, bool(sources))
         self._tokenizer, self._beams = tokenizer, settings.num_beams
         rows = [prompt for prompt in prompts for _ in range(self._beams)]
-        read = [source for source in sources for _ in range(self._beams)]
-        self._reading = Reading(model, rows, settings.max_new_tokens, read, share=self._beams)
+        if isinstance(model, Network) and model.branching:
+            self._reading = BranchReading(model, prompts, settings.max_new_tokens, sources, self._beams)
+        else:
+            read = [source for source in sources for _ in range(self._beams)]
+            self._reading = Reading(model, rows, settings.max_new_tokens, read, share=self._beams)
         self._rules = Rules(settings, rows, model.config.vocab_size, self._reading.device)
         self._scores = [0.0, *[_UNLIKELY] * (self._beams - 1)] * len(prompts)  # of each row
         self._tokens: list[list[int]] = [[] for _ in rows]  # of each row
@@ -116,13 +125,14 @@ class BeamSearch:
     def _candidates(self) -> list[list[_Candidate]]:
         """The best continuations of each prompt, best first: enough that `num_beams` of them do not end."""
         log_probabilities = self._rules(self._reading.next_logits().log_softmax(-1))  # (R * n, V)
-        so_far = torch.tensor(self._scores, device=log_probabilities.device)
-        together = (log_probabilities + so_far[:, None]).view(len(self._growing), -1)  # (R, n * V)
-        vocab_size = log_probabilities.shape[1]
-        width = min(self._beams * (1 + len(self._settings.eos_ids)), together.shape[1])
-        scores, places = together.topk(width)  # (R, width)
+        width = self._beams * (1 + len(self._settings.eos_ids))
+        # Of each row first: less to sort, and no sums for tokens that are far behind.
+        scores, tokens = largest(log_probabilities, min(width, log_probabilities.shape[1]))  # (R * n, width)
+        scores += torch.tensor(self._scores, device=scores.device)[:, None]
+        scores, places = scores.view(len(self._growing), -1).topk(min(width, self._beams * scores.shape[1]))
         first = torch.arange(0, len(self._scores), self._beams, device=places.device)
-        rows, tokens = places // vocab_size + first[:, None], places % vocab_size
+        rows = places // tokens.shape[1] + first[:, None]  # (R, width)
+        tokens = tokens.view(len(self._growing), -1).gather(1, places)
         columns = zip(scores.tolist(), rows.tolist(), tokens.tolist(), strict=True)
         return [[_Candidate(*one) for one in zip(*column, strict=True)] for column in columns]
 
@@ -174,6 +184,27 @@ class BeamSearch:
                 shown = text.push(token) + (text.finish() if last else "") if text else ""
                 pieces.append(Piece(prompt.number * each + i, token, shown, last))
         return pieces
+
+
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`scores.topk(k)` of many scores a row, (R, V): values and places, (R, k) each.
+
+    The k largest are in the k blocks that have the largest maxima, and those are found a few times as fast.
+    """
+    rows, width = scores.shape
+    blocks = width // _BLOCK
+    if blocks <= k:
+        return scores.topk(k)
+    whole = scores[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK))  # (R, blocks, size)
+    best = whole.amax(-1).topk(k).indices  # (R, k)
+    found = whole.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1)  # (R, k * size)
+    places = (best[..., None] * _BLOCK + torch.arange(_BLOCK, device=best.device)).flatten(1)
+    if rest := width - blocks * _BLOCK:
+        found = torch.cat([found, scores[:, -rest:]], 1)
+        last = torch.arange(width - rest, width, device=best.device)
+        places = torch.cat([places, last.expand(rows, -1)], 1)
+    values, among = found.topk(k)
+    return values, places.gather(1, among)
 
 
 def beam_search(

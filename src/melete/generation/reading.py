@@ -131,11 +131,7 @@ class Reading:
         batch = Batch.from_rows(different, left=True)
         if self._sources:
             batch = replace(batch, source=Batch.from_rows([source for _, source in places]))
-        logits = self._logits(batch, cache)
-        if bool(logits.isnan().any()):
-            raise InputError(
-                "the model answers with NaN: its weights are damaged", do="use an earlier checkpoint"
-            )
+        logits = finite(self._logits(batch, cache))
         if of_row != list(range(len(places))):
             self._select(cache, of_row, of_row[:: self._share])
             logits = logits[of_row]
@@ -144,6 +140,19 @@ class Reading:
     def _logits(self, batch: Batch, cache: KVCache) -> Tensor:
         hidden = self._model.encode(batch.to(self.device), cache)  # (B, T, D)
         return self._model.logits(hidden[:, -1]).float()  # (B, V)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same logits.
+
+    Raises:
+        InputError: they are not numbers.
+    """
+    if bool(logits.isnan().any()):
+        raise InputError(
+            "the model answers with NaN: its weights are damaged", do="use an earlier checkpoint"
+        )
+    return logits
 
 
 def checked_prompts(

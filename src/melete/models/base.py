@@ -174,10 +174,13 @@ class Network(nn.Module):
         config: what it was built from.
         task: which of the family's heads it wears.
         residual: names of the modules whose output is added to the residual stream, for initialisation.
+        branching: texts that share a beginning may grow side by side in one row: nothing but attention, and the
+            position of each token, tells them apart.
     """
 
     family: ClassVar[str]
     residual: ClassVar[tuple[str, ...]]
+    branching: ClassVar[bool] = True
     config: Any  # a ModelConfig: each kind of model, or its families, say which
     task: str
 
@@ -298,7 +301,8 @@ class Decoder(Network):
 
     def _context(self, batch: Batch, cache: KVCache | None) -> int:
         """Positions in play once this batch is read."""
-        return self._checked_length(batch.input_ids.shape[1] + (cache.length if cache is not None else 0))
+        longest = batch.input_ids.shape[1] if cache is None else int(batch.position_ids.max()) + 1
+        return self._checked_length(longest)
 
 
 class Encoder(Network):

@@ -75,6 +75,12 @@ class RelativePositions(nn.Module):
         place = keys - queries[:, None] - distances[0]  # (T, S)
         return values[place].permute(2, 0, 1)[None]  # (T, S, H) -> (1, H, T, S)
 
+    def between(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Of queries (B, T) and keys (B, S) at any positions: (B, H, T, S)."""
+        distances = keys[:, None] - queries[:, :, None]  # (B, T, S)
+        values = self.bias(relative_buckets(distances, self.buckets, self.furthest, self.mutual))
+        return values.permute(0, 3, 1, 2)  # (B, T, S, H) -> (B, H, T, S)
+
 
 class Attention(nn.Module):
     """Multi-head attention whose scores are not scaled: of a text to itself, or to a source."""
@@ -239,8 +245,11 @@ class Model(EncoderDecoder):
         """Hidden states of the decoder, (B, T, D); see `EncoderDecoder.encode`."""
         source = self._source(batch, cache)
         mask, across = document_mask(batch.doc_ids, cache), source_mask(batch.doc_ids, source)
-        past = cache.length if cache is not None else 0
-        mask.positions = self.decoder.positions(batch.input_ids.shape[1], past)
+        if cache is not None and cache.branches is not None:
+            mask.positions = self.decoder.positions.between(batch.position_ids, cache.branches.positions)
+        else:
+            past = cache.length if cache is not None else 0
+            mask.positions = self.decoder.positions(batch.input_ids.shape[1], past)
         x = self.dropout(self.token_embeddings(batch.input_ids))  # (B, T, D)
         for block, seen in zip(self.decoder.layers, source.layers, strict=True):
             x = block(x, mask, seen, across, cache)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from melete.nn.cache import KVCache, Source
 
+# Queries of so few positions make matrices that no fused kernel gains anything on.
+_FEW_QUERIES = 16
+
 
 @dataclass
 class Mask:
@@ -77,6 +80,8 @@ def document_mask(doc_ids: Tensor, cache: KVCache | None = None) -> Mask:
         doc_ids: int32 (B, T), see `Batch`.
         cache: what was read before these tokens; its documents go on.
     """
+    if cache is not None and cache.branches is not None:
+        return Mask(plain=False, allowed=cache.branches.seen[:, None])  # (B, 1, T, S)
     past = cache.length if cache is not None else 0
     length = doc_ids.shape[1]
     plain = (cache is None or cache.plain) and _is_plain(doc_ids)
@@ -161,13 +166,15 @@ def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
     """Whether plain products beat fused attention.
 
     On a CPU in bfloat16 plain products run in matrix units that the backward pass of torch's fused attention does
-    not use (a tenth of a whole training step at 256 tokens), until the scores outgrow the caches. With a single
-    query nothing is saved by not storing the scores, and grouped keys need no copy. A graph that is being exported
-    holds for every length.
+    not use (a tenth of a whole training step at 256 tokens), until the scores outgrow the caches. With a few
+    queries nothing is saved by not storing the scores, and grouped keys need no copy. A graph that is being
+    exported holds for every length.
     """
     if q.device.type != "cpu" or torch.compiler.is_exporting():
         return False
-    return q.shape[2] == 1 or (q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512)
+    return q.shape[2] <= _FEW_QUERIES or (
+        q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512
+    )
 
 
 def _runs_are_faster(q: Tensor, mask: Mask, dropout: float) -> bool:

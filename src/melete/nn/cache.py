@@ -27,6 +27,19 @@ class Source:
         return Source(self.doc_ids[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
 
 
+@dataclass
+class Branches:
+    """Texts that grow side by side in one row, and share the keys of what they have in common.
+
+    Attributes:
+        seen: which positions, held or new, each new token sees: bool (B, T, S + T).
+        positions: where each of them stands in its text, int64 (B, S + T).
+    """
+
+    seen: Tensor
+    positions: Tensor
+
+
 class KVCache:
     """Preallocated keys and values of every layer. Grouped heads are stored once, not per query head.
 
@@ -39,6 +52,7 @@ class KVCache:
         doc_ids: document of each held position, int32 (B, max_length); 0 is padding.
         plain: no padding and one document a row so far, so that attention needs no mask.
         source: what was read beside; as many rows in a row share one of its rows as it takes.
+        branches: what the next tokens see, where rows hold more than one text; None: all of their document.
     """
 
     def __init__(
@@ -52,12 +66,14 @@ class KVCache:
         device: torch.device | str,
     ) -> None:
         shape = (num_layers, batch_size, num_kv_heads, max_length, head_size)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, Hkv, S, K)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        # Only what was written is ever read, and zeros for all that is not would cost as much as several steps.
+        self.keys = torch.empty(shape, dtype=dtype, device=device)  # (L, B, Hkv, S, K)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
         self.doc_ids = torch.zeros((batch_size, max_length), dtype=torch.int32, device=device)
         self.length = 0
         self.plain = True
         self.source: Source | None = None
+        self.branches: Branches | None = None
 
     @property
     def max_length(self) -> int:
@@ -106,6 +122,15 @@ class KVCache:
         self.keys, self.values = self._moved(self.keys, rows), self._moved(self.values, rows)
         self.doc_ids = self.doc_ids[rows]
 
+    def keep(self, places: Tensor) -> None:
+        """Hold these positions of each row only, in this order: (B, S') int64."""
+        for held in (self.keys, self.values):
+            layers, _, heads, _, size = held.shape
+            index = places[None, :, None, :, None].expand(layers, -1, heads, -1, size)
+            held[:, :, :, : places.shape[1]] = held.gather(3, index)
+        self.doc_ids[:, : places.shape[1]] = self.doc_ids.gather(1, places)
+        self.length = places.shape[1]
+
     def _moved(self, held: Tensor, rows: Tensor) -> Tensor:
         """Keys or values of these rows: only what changes place and is in use is copied, a head's as one run."""
         layers, batch, heads, room, size = held.shape
@@ -115,7 +140,7 @@ class KVCache:
             places = places[rows != places]
         copied = runs[:, :used].index_select(0, _runs(rows[places], layers, batch, heads))
         if len(rows) != batch:
-            held = held.new_zeros(layers, len(rows), heads, room, size)
+            held = held.new_empty(layers, len(rows), heads, room, size)
             runs = held.view(-1, room * size)
         runs[:, :used].index_copy_(0, _runs(places, layers, len(rows), heads), copied)
         return held
