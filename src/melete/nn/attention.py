@@ -172,9 +172,8 @@ def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
     """
     if q.device.type != "cpu" or torch.compiler.is_exporting():
         return False
-    return q.shape[2] <= _FEW_QUERIES or (
-        q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512
-    )
+    few = q.shape[2] == 1 or (q.shape[2] <= _FEW_QUERIES and q.shape[2] < k.shape[2])
+    return few or (q.dtype == torch.bfloat16 and q.shape[2] <= 512 and k.shape[2] <= 512)
 
 
 def _runs_are_faster(q: Tensor, mask: Mask, dropout: float) -> bool:
