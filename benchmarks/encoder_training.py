@@ -46,6 +46,7 @@ from melete.models import build_encoder
 from melete.models.checkpoint import save_model
 from melete.objectives.masked_lm import MaskedLM
 from melete.training.log import EventLog
+from melete.training.precision import choose_kernels
 from melete.training.trainer import Trainer
 
 CONTEXT, BUDGET = 256, 1024
@@ -172,6 +173,7 @@ def work(pipe: Connection, side: str, name: str, preset: str, seed: int, count: 
         folder = Path(scratch)
         if side == "melete, bf16":
             keep_freed_memory()
+            choose_kernels("auto", "cpu", "bfloat16")
             runner: Ours | Peer = Ours(folder / "run", objective, steps, count)
         else:
             save_model(folder / "start", objective.model, tokenizer=None)

@@ -43,6 +43,7 @@ from melete.models import build
 from melete.models.checkpoint import load_model, save_model
 from melete.objectives.causal_lm import CausalLM
 from melete.training.log import EventLog
+from melete.training.precision import choose_kernels
 from melete.training.trainer import Trainer
 
 RATE, DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
@@ -122,6 +123,7 @@ def melete(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
             "guard.sigma": 0.0,
         },
     )
+    choose_kernels("auto", "cpu", "bfloat16")
     objective = CausalLM(load_model(folder / "start").train())
     trainer = Trainer(config, objective, rows, folder=run, log=EventLog(run / "events.jsonl", note))
     turns.ready()

@@ -13,6 +13,8 @@ from launcher import Launcher
 
 # The peers read folders of ours, never the network. Their library looks at this once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Runs compute with torch alone: else each test with a cache of its own would compile the kernels for it.
+os.environ["CC"] = "no-compiler"
 
 
 @pytest.fixture(scope="session")

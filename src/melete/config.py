@@ -114,6 +114,7 @@ class TrainingSection(_Section, frozen=True):
     device: str = "auto"  # auto, cpu, cuda, mps
     precision: str = "auto"  # auto, float32, bfloat16, float16, float64
     threads: int = 0  # CPU threads; 0 = all
+    kernels: str = "auto"  # what computes in bfloat16 on a CPU beside matrix products: auto, native, torch
     clip_norm: float = 1.0  # 0 = off
     ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
     average_last: int = 0  # final weights = mean of the last k checkpoints; 0 = off

@@ -11,6 +11,8 @@ import pytest
 from melete.config import OPTIMIZERS
 from melete.data.batch import Example
 from melete.data.sampling import PackedRows
+from melete.nn import native
+from melete.training.precision import choose_kernels
 from rig import DROPOUT, TextInMemory, checkpoint, digest, events, plain_state, rows, run_config, trainer
 
 EVERYTHING = {"training__ema_decay": 0.9, "training__save_every": 1, "training__keep": 10}
@@ -50,6 +52,22 @@ def test_resume_at_every_step_is_exact(uninterrupted: Path, step: int, tmp_path:
     assert [event["step"] for event in events(folder, "step")] == list(range(10))
     losses = [event["loss"] for event in events(folder, "step")]
     assert losses == [event["loss"] for event in events(uninterrupted, "step")]
+
+
+def test_resume_with_native_kernels_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "cc")
+    narrow = {"training__precision": "bfloat16"}
+    trainer(tmp_path / "torch", run_config(**EVERYTHING, **narrow), **DROPOUT).train()
+    if choose_kernels("native", "cpu", "bfloat16")[0] != "native":
+        pytest.skip("they cannot be had here")
+    try:
+        trainer(tmp_path / "a", run_config(**EVERYTHING, **narrow), **DROPOUT).train()
+        go_on(tmp_path / "a", 5, tmp_path / "b", **narrow)
+    finally:
+        native.use(None)
+    assert digest(checkpoint(tmp_path / "b", 10)) == digest(checkpoint(tmp_path / "a", 10))
+    first, same = (events(tmp_path / name, "step")[0]["loss"] for name in ("a", "torch"))
+    assert first == pytest.approx(same, rel=0.01) and first != same  # other noise, other rounding
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "muon"])

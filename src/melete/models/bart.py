@@ -14,6 +14,7 @@ from melete.models.base import Head
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.models.postnorm import OutputBias, PostNorm, PostNormConfig
 from melete.nn.embedding import Embedding
+from melete.nn.norms import LayerNorm
 from melete.nn.positions import resized_positions
 
 _FIRST = 2  # row of the position table that stands for position 0
@@ -29,7 +30,7 @@ class Positions(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.table = Embedding(config.max_position_embeddings + _FIRST, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size)
+        self.norm = LayerNorm(config.hidden_size)
 
     def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
         return self.norm(x + self.table(position_ids + _FIRST))

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
@@ -14,8 +13,11 @@ from melete.errors import InputError
 from melete.models.base import Count, Encoder, EncoderConfig, Head, Share, label_output, span_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import activate
 from melete.nn.linear import Linear
+from melete.nn.norms import LayerNorm
 from melete.nn.pooling import first_tokens
 from melete.nn.positions import resized_positions
 
@@ -44,8 +46,8 @@ class Embeddings(nn.Module):
         self.word = Embedding(config.vocab_size, config.hidden_size)
         self.position = Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type = Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, batch: Batch) -> Tensor:
         types = batch.token_type_ids
@@ -84,7 +86,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))  # (B, T, F) inside
+        return self.down(activate(self.up(x), "gelu"))  # (B, T, F) inside
 
 
 class Block(nn.Module):
@@ -93,10 +95,10 @@ class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.feed_forward_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
@@ -109,11 +111,11 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size, bias=True)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # of the output
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.dense(hidden)))
+        return self.norm(activate(self.dense(hidden), "gelu"))
 
 
 class Pooler(nn.Module):

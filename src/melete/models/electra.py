@@ -18,8 +18,11 @@ from melete.errors import InputError
 from melete.models.base import Count, Encoder, EncoderConfig, Head, Output, Share, label_output, span_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import activate
 from melete.nn.linear import Linear
+from melete.nn.norms import LayerNorm
 from melete.nn.pooling import first_tokens
 from melete.nn.positions import resized_positions
 
@@ -50,8 +53,8 @@ class Embeddings(nn.Module):
         self.word = Embedding(config.vocab_size, config.embedding_size)
         self.position = Embedding(config.max_position_embeddings, config.embedding_size)
         self.token_type = Embedding(config.type_vocab_size, config.embedding_size)
-        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.norm = LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, batch: Batch) -> Tensor:
         types = batch.token_type_ids
@@ -90,7 +93,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))  # (B, T, F) inside
+        return self.down(activate(self.up(x), "gelu"))  # (B, T, F) inside
 
 
 class Block(nn.Module):
@@ -99,10 +102,10 @@ class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.feed_forward_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
@@ -118,7 +121,7 @@ class Discriminator(nn.Module):
         self.prediction = Linear(config.hidden_size, 1, bias=True)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.prediction(F.gelu(self.dense(hidden))).squeeze(-1)  # (B, T)
+        return self.prediction(activate(self.dense(hidden), "gelu")).squeeze(-1)  # (B, T)
 
 
 class MaskedLMHead(nn.Module):
@@ -127,11 +130,11 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.dense = Linear(config.hidden_size, config.embedding_size, bias=True)
-        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # of the output
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.dense(hidden)))  # (..., D) -> (..., E)
+        return self.norm(activate(self.dense(hidden), "gelu"))  # (..., D) -> (..., E)
 
 
 class Classifier(nn.Module):
@@ -139,12 +142,12 @@ class Classifier(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.output_dropout)
+        self.dropout = Dropout(config.output_dropout)
         self.dense = Linear(config.hidden_size, config.hidden_size, bias=True)
         self.output = Output(config, len(config.labels))
 
     def forward(self, first: Tensor) -> Tensor:
-        return self.output(F.gelu(self.dense(self.dropout(first))))  # (N, D) -> (N, labels)
+        return self.output(activate(self.dense(self.dropout(first)), "gelu"))  # (N, D) -> (N, labels)
 
 
 # task -> the Hugging Face class that opens the folder, and the parts it adds

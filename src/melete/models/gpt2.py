@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
@@ -14,8 +13,11 @@ from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, labe
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import activate
 from melete.nn.linear import Linear
+from melete.nn.norms import LayerNorm
 from melete.nn.positions import resized_positions
 
 
@@ -68,7 +70,7 @@ class FeedForward(nn.Module):
         self.down = Linear(inner, width, bias=True, weight_dropout=drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # (B, T, F) inside
+        return self.down(activate(self.up(x), "gelu_tanh"))  # (B, T, F) inside
 
 
 class Block(nn.Module):
@@ -76,11 +78,11 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = Attention(config, layer)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
@@ -118,9 +120,9 @@ class Model(Decoder):
         self.config, self.task = config, task
         self.token_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._wear(HEADS[task])
 
     @property

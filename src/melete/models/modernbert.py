@@ -6,15 +6,17 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.models.base import Count, Encoder, EncoderConfig, Head, Output, Share, label_output
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import activate, gated_halves
 from melete.nn.linear import Linear
+from melete.nn.norms import LayerNorm
 from melete.nn.pooling import first_tokens, mean_tokens
 from melete.nn.positions import RopeParameters, Rotary, rotate, stretched
 
@@ -85,7 +87,7 @@ class Attention(nn.Module):
         self.dropout = config.attention_dropout
         self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.output = Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.output_dropout = nn.Dropout(config.attention_dropout)
+        self.output_dropout = Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
         split = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, K)
@@ -102,11 +104,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.dropout = nn.Dropout(config.mlp_dropout)
+        self.dropout = Dropout(config.mlp_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner, gate = self.up(x).chunk(2, dim=-1)  # (B, T, F) each
-        return self.down(self.dropout(F.gelu(inner) * gate))
+        return self.down(self.dropout(gated_halves(self.up(x), "gelu")))  # (B, T, F) inside
 
 
 class Block(nn.Module):
@@ -133,7 +134,7 @@ class Transform(nn.Module):
         self.norm = _norm(config)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.dense(hidden)))
+        return self.norm(activate(self.dense(hidden), "gelu"))
 
 
 class OutputBias(nn.Module):
@@ -145,7 +146,7 @@ class OutputBias(nn.Module):
 
 
 def _norm(config: Config) -> nn.Module:
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
+    return LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
 
 
 def _span(config: Config) -> nn.Module:
@@ -187,7 +188,7 @@ class Model(Encoder):
         self.rotary = {kind: Rotary(size, getattr(ropes, kind)) for kind in dict.fromkeys(self.kinds)}
         self.token_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.embedding_norm = _norm(config)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = _norm(config)
         self._wear(HEADS[task])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,14 +20,17 @@ from melete.models.base import Count, EncoderDecoder, EncoderDecoderConfig, Head
 from melete.models.keymap import with_bias
 from melete.nn.attention import Mask, attention, document_mask, mutual_mask, source_mask
 from melete.nn.cache import KVCache, Source
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import activate
 from melete.nn.linear import Linear
+from melete.nn.norms import LayerNorm
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "gelu": F.gelu,
-    "swish": F.silu,
-    "silu": F.silu,
+    "gelu": partial(activate, kind="gelu"),
+    "swish": partial(activate, kind="silu"),
+    "silu": partial(activate, kind="silu"),
 }
 
 
@@ -86,7 +90,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation = _ACTIVATIONS[config.activation_function]
         self.up = Linear(config.hidden_size, config.intermediate_size, bias=True)
-        self.dropout = nn.Dropout(config.activation_dropout)
+        self.dropout = Dropout(config.activation_dropout)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,10 +103,10 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: PostNormConfig) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.attention_norm = LayerNorm(config.hidden_size)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.feed_forward_norm = LayerNorm(config.hidden_size)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         attended = self.attention(x, *self.attention.keys_and_values(x), mask)
@@ -117,12 +121,12 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.layer = layer
         self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.attention_norm = LayerNorm(config.hidden_size)
         self.cross_attention = Attention(config)
-        self.cross_attention_norm = nn.LayerNorm(config.hidden_size)
+        self.cross_attention_norm = LayerNorm(config.hidden_size)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.feed_forward_norm = LayerNorm(config.hidden_size)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(
         self, x: Tensor, mask: Mask, source: tuple[Tensor, Tensor], across: Mask, cache: KVCache | None
@@ -141,7 +145,7 @@ class Stack(nn.Module):
     def __init__(self, config: PostNormConfig, positions: nn.Module, blocks: list[nn.Module]) -> None:
         super().__init__()
         self.positions = positions
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(blocks)
 
     def begin(self, x: Tensor, position_ids: Tensor) -> Tensor:

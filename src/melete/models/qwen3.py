@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
@@ -16,7 +15,9 @@ from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, labe
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import gated
 from melete.nn.linear import Linear
 from melete.nn.norms import RMSNorm
 from melete.nn.positions import RopeParameters, Rotary, rotate, stretched
@@ -102,7 +103,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(inner, width, bias=False, weight_dropout=drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # (B, T, F) inside
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), "silu"))  # (B, T, F) inside
 
 
 class Block(nn.Module):
@@ -114,7 +115,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), angles, mask, cache))
@@ -154,7 +155,7 @@ class Model(Decoder):
         self.config, self.task = config, task
         self.rotary = Rotary(config.head_dim, config.rope_parameters)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._wear(HEADS[task])

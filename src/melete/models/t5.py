@@ -18,7 +18,9 @@ from melete.models.base import Count, EncoderDecoder, EncoderDecoderConfig, Head
 from melete.models.keymap import ConfigTable, KeyTable
 from melete.nn.attention import Mask, attention, document_mask, mutual_mask, source_mask
 from melete.nn.cache import KVCache, Source
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
+from melete.nn.functional import gated
 from melete.nn.linear import Linear
 from melete.nn.norms import RMSNorm
 from melete.nn.positions import relative_buckets
@@ -115,7 +117,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.up = Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,11 +131,11 @@ class GatedFeedForward(nn.Module):
         super().__init__()
         self.gate = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.gated = Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.gelu(self.gate(x), approximate="tanh") * self.gated(x)  # (B, T, F)
+        inner = gated(self.gate(x), self.gated(x), "gelu_tanh")  # (B, T, F)
         return self.down(self.dropout(inner))
 
 
@@ -149,7 +151,7 @@ class EncoderBlock(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.feed_forward = _FEED_FORWARD[config.feed_forward_proj](config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         normed = self.attention_norm(x)
@@ -169,7 +171,7 @@ class DecoderBlock(nn.Module):
         self.cross_attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.feed_forward = _FEED_FORWARD[config.feed_forward_proj](config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(
         self, x: Tensor, mask: Mask, source: tuple[Tensor, Tensor], across: Mask, cache: KVCache | None
@@ -215,7 +217,7 @@ class Model(EncoderDecoder):
         super().__init__()
         self.config, self.task = config, task
         self.token_embeddings = Embedding(config.vocab_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         blocks = [EncoderBlock(config) for _ in range(config.num_hidden_layers)]
         self.encoder = Stack(config, True, [*blocks])
         blocks = [DecoderBlock(config, layer) for layer in range(config.num_decoder_layers)]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from melete.nn import fused, native
 from melete.nn.cache import KVCache, Source
 
 # Queries of so few positions make matrices that no fused kernel gains anything on.
@@ -38,6 +39,7 @@ class Mask:
     doc_ids: Tensor | None = None
     window: tuple[int, int] = (-1, -1)
     _bias: Tensor | None = field(default=None, repr=False)
+    _ranges: Tensor | None = field(default=None, repr=False)
 
     @cached_property
     def runs(self) -> tuple[Tensor, int] | None:
@@ -51,6 +53,27 @@ class Mask:
         begins[:, 1:] = self.doc_ids[:, 1:] != self.doc_ids[:, :-1]
         ends = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=begins.numel()).int()
         return ends, int(ends.diff().max())
+
+    def ranges(self, length: int, device: torch.device) -> Tensor | None:
+        """The first key that each query sees and the one behind its last, int32 (B or 1, T, 2); None: all keys.
+
+        Documents are runs of tokens, so that what is seen of one is a run as well. Made at the first call only.
+        """
+        if self._ranges is None and (self.causal or self.doc_ids is not None):
+            columns = torch.arange(length, device=device)  # (T,)
+            first, behind = torch.zeros_like(columns)[None], (columns + 1)[None]  # (1, T) each
+            if self.doc_ids is not None:
+                differs = self.doc_ids[:, 1:] != self.doc_ids[:, :-1]  # (B, T - 1)
+                first = (columns * F.pad(differs, (1, 0))).cummax(1).values
+                ends = torch.where(F.pad(differs, (0, 1), value=True), columns + 1, length)
+                behind = ends.flip(1).cummin(1).values.flip(1)
+                left, right = self.window
+                if left >= 0:
+                    first = torch.maximum(first, columns - left)
+                if right >= 0:
+                    behind = torch.minimum(behind, columns + right + 1)
+            self._ranges = torch.stack([first, behind], dim=-1).int()
+        return self._ranges
 
     def bias(self, length: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """The mask as numbers to add to the scores of query heads that share keys; None: every key is seen.
@@ -147,7 +170,11 @@ def attention(
     Returns:
         (B, T, H * K).
     """
-    if _matmul_is_faster(q, k):
+    if _kernels_fit(q, k, v, mask):
+        ranges = mask.ranges(q.shape[2], q.device)
+        out = fused.Attention.apply(q, k, v, ranges, dropout, q.shape[-1] ** -0.5 if scale is None else scale)
+        assert isinstance(out, Tensor)
+    elif _matmul_is_faster(q, k):
         out = _matmul_attention(q, k, v, mask, dropout, scale)
     else:
         groups = q.shape[1] // k.shape[1]
@@ -160,6 +187,13 @@ def attention(
             seen, causal = mask.bias(q.shape[2], 1, q.dtype, q.device), False
         out = F.scaled_dot_product_attention(q, k, v, seen, dropout, is_causal=causal, scale=scale)
     return out.transpose(1, 2).flatten(2)  # (B, H, T, K) -> (B, T, H * K)
+
+
+def _kernels_fit(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
+    """Whether what a query sees is a run of keys, and there are kernels for that."""
+    if q.shape[2] == 1 or mask.positions is not None or not native.fits(q, k, v):
+        return False
+    return (mask.plain and not mask.causal) or mask.causal or mask.doc_ids is not None
 
 
 def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from melete.nn import fused, native
 
 # One block of logits: at most this many numbers (128 MiB in float32), and at most this many rows.
 _BLOCK_NUMBERS = 1 << 25
@@ -84,6 +88,10 @@ def _cross_entropy(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with_gradient = torch.is_grad_enabled()
+    if not terms[1] and native.fits(hidden, weight, bias):
+        uniform = None if noise is None else torch.rand(labels.shape, generator=noise[0])
+        loss, drawn = fused.CrossEntropy.apply(hidden, weight, bias, labels, terms[0], uniform, with_gradient)  # pyright: ignore[reportGeneralTypeIssues]
+        return loss, torch.zeros_like(loss), drawn
     return _LinearCrossEntropy.apply(hidden, weight, bias, labels, terms, noise, with_gradient)  # pyright: ignore[reportReturnType]
 
 
@@ -181,6 +189,61 @@ class _Gradients:
             total += slope.sum(0, dtype=total.dtype)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(..., inputs) times a matrix (outputs, inputs), and a bias: (..., outputs)."""
+    if torch.is_grad_enabled() and native.fits(x, weight, bias):
+        return fused.Linear.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
+    return F.linear(x, weight, bias)
+
+
+def activate(x: Tensor, kind: str) -> Tensor:
+    """`gelu`, `gelu_tanh` (its tanh form; Hendrycks and Gimpel 2016, section 2) or `silu` of a tensor of any shape."""
+    if native.fits(x):
+        return fused.Activation.apply(x, fused.KINDS[kind])  # pyright: ignore[reportReturnType]
+    return _ACTIVATIONS[kind](x)
+
+
+def gated(gate: Tensor, up: Tensor, kind: str) -> Tensor:
+    """`activate(gate, kind) * up`, of two tensors alike (Shazeer 2020, section 2)."""
+    if native.fits(gate, up):
+        return fused.Gate.apply(gate, up, fused.KINDS[kind])  # pyright: ignore[reportReturnType]
+    return _ACTIVATIONS[kind](gate) * up
+
+
+def gated_halves(x: Tensor, kind: str) -> Tensor:
+    """`gated` of the first and the second half of the last axis: (..., 2 F) -> (..., F)."""
+    if native.fits(x):
+        return fused.PairedGate.apply(x, fused.KINDS[kind])  # pyright: ignore[reportReturnType]
+    gate, up = x.chunk(2, dim=-1)
+    return _ACTIVATIONS[kind](gate) * up
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
+    """Zero a share of the entries while training, and scale up the rest (Srivastava et al. 2014)."""
+    if training and 0.0 < rate < 1.0 and native.fits(x):
+        return fused.Dropout.apply(x, rate)  # pyright: ignore[reportReturnType]
+    return F.dropout(x, rate, training)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Centre and scale to deviation 1 over the last axis, then scale and shift (Ba et al. 2016, section 3).
+
+    Args:
+        x: (..., D).
+        weight, bias: (D,).
+    """
+    if native.fits(x, weight, bias):
+        return fused.Norm.apply(x, weight, bias, eps, True)  # pyright: ignore[reportReturnType]
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Divide by the root mean square over the last axis, then scale (Zhang and Sennrich 2019, section 4).
 
@@ -192,6 +255,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         return F.rms_norm(x, weight.shape, weight, eps)
+    if native.fits(x, weight):
+        return fused.Norm.apply(x, weight, None, eps, False)  # pyright: ignore[reportReturnType]
     # torch's CPU rms_norm is a chain of elementwise ops: in bfloat16 this one is 3 to 4 times as fast.
     return _RMSNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from melete.nn.functional import linear
+
 
 class Linear(nn.Linear):
     """`nn.Linear` with DropConnect: single weights are zeroed while training, the rest scaled up.
@@ -24,4 +26,4 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        return F.linear(input, self.used_weight(), self.bias)
+        return linear(input, self.used_weight(), self.bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from melete.nn.functional import rms_norm
+from melete.nn.functional import layer_norm, rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -19,3 +19,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
         return rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over the last axis; see `functional.layer_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return layer_norm(input, self.weight, self.bias, self.eps)

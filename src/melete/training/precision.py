@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from melete.data.datasets import cache_folder
 from melete.errors import InputError
+from melete.nn import native
+from melete.nn.functional import activate, dropout, layer_norm
 
 DTYPES = {
     "float32": torch.float32,
@@ -63,6 +67,43 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 def _cpu_multiplies_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def choose_kernels(wanted: str, device: str, precision: str) -> tuple[str, str]:
+    """`native` or, where they cannot be had, `torch` (see `nn.native`), and why; the choice is used from now on.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if wanted not in ("auto", "native", "torch"):
+        where = "training.kernels"
+        raise InputError(f"unknown kernels {wanted!r}", where=where, expected="auto, native or torch")
+    if wanted == "torch" or device != "cpu" or precision != "bfloat16":
+        return "torch", "as asked" if wanted == "torch" else native.use(None)
+    why = native.use(cache_folder() / "kernels")
+    if not native.in_use():
+        return "torch", why
+    if wanted == "native":
+        return "native", "as asked"
+    own, others = _trial(), 0.0
+    with native.unused():
+        others = _trial()
+    if own > others:
+        native.use(None)
+        return "torch", f"the native ones take {own / others:.1f} times as long here"
+    return "native", f"{why}; {others / own:.1f} times as fast as torch's in a trial"
+
+
+def _trial() -> float:
+    """Seconds of some element-wise work of a training step, forward and backward; the best of three."""
+    x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    weight, best = torch.ones(1024, dtype=torch.bfloat16), float("inf")
+    for _ in range(3):
+        begun = time.perf_counter()
+        y = layer_norm(dropout(activate(x, "gelu_tanh"), 0.1), weight, weight, 1e-5)
+        torch.autograd.grad(y, x, x.detach())
+        best = min(best, time.perf_counter() - begun)
+    return best
 
 
 @dataclass

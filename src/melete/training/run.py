@@ -31,7 +31,7 @@ from melete.training.budget import choose, preview
 from melete.training.job import Card, Job, job_of, named
 from melete.training.lock import locked
 from melete.training.log import EventLog, TerminalProgress, read_events
-from melete.training.precision import choose_device, choose_precision
+from melete.training.precision import choose_device, choose_kernels, choose_precision
 from melete.training.trainer import Trainer
 
 # A temporary folder that nobody has written to for this long is that of a process which was killed.
@@ -316,13 +316,23 @@ def _choose_machine(config: RunConfig) -> RunConfig:
     device = choose_device(t.device)
     precision, why = choose_precision(t.precision, device)
     threads = t.threads or torch.get_num_threads()  # OMP_NUM_THREADS, else the cores there are
-    asked = {"training.device": t.device, "training.precision": t.precision, "training.threads": t.threads}
+    kernels, how = choose_kernels(t.kernels, device.type, precision)
+    if t.kernels == "native" != kernels:
+        raise InputError(f"there are no native kernels: {how}", where="training.kernels", do="use torch")
+    asked = {
+        "training.device": t.device,
+        "training.precision": t.precision,
+        "training.threads": t.threads,
+        "training.kernels": t.kernels,
+    }
     changes: dict[str, Any] = {
         "training.device": str(device),
         "training.precision": precision,
         "training.threads": threads,
+        "training.kernels": kernels,
     }
     reasons = {
+        "training.kernels": f"{kernels}: {how}",
         "training.device": f"{device}" + (", there is no GPU" if device.type == "cpu" else ""),
         "training.precision": f"{precision}, {why}",
         "training.threads": f"{threads}, all that PyTorch may use here",
@@ -333,6 +343,10 @@ def _choose_machine(config: RunConfig) -> RunConfig:
 
 
 def _use(config: RunConfig) -> None:
+    t = config.training
+    kernels, why = choose_kernels(t.kernels, t.device, t.precision)
+    if kernels != t.kernels:
+        say(f"this run began with {t.kernels} kernels, now {kernels} ({why}): equal up to rounding")
     torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.seed)
 

@@ -1,0 +1,417 @@
+/* The element-wise chains of a training step in bfloat16: each reads and writes its tensors once, and computes in
+   float32 between. Plain C that compilers turn into vector instructions; `native.py` builds and calls it.
+
+   Rows are independent of each other, and what is summed over rows is summed in an order that is fixed by the caller,
+   so that the number of threads changes nothing. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+typedef int64_t size;
+
+#define CHUNK 4096
+#define TILE 64
+
+static inline float wide(bf16 x) {
+    union { uint32_t bits; float value; } c = {(uint32_t)x << 16};
+    return c.value;
+}
+
+static inline bf16 narrow(float x) { /* to the nearest, ties to even */
+    union { float value; uint32_t bits; } c = {x};
+    return (bf16)((c.bits + 0x7fff + ((c.bits >> 16) & 1)) >> 16);
+}
+
+/* e^x within 2 units of the last place of float32 (Cephes' polynomial); 0 below -87. */
+static inline float exponential(float x) {
+    float c = x > 88.0f ? 88.0f : x; /* in this order, so that NaN stays NaN */
+    c = c < -87.0f ? -87.0f : c;
+    float n = rintf(c * 1.44269504f);
+    float r = c - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
+    float y = (p * r * r + r + 1.0f) * power.value;
+    return x < -87.0f ? 0.0f : y;
+}
+
+/* 1 / x for 1 <= x < 2^126, to about 1e-7: three steps of Newton's method are sooner done than a division. */
+static inline float inverse(float x) {
+    union { float value; int32_t bits; } c = {x};
+    c.bits = 0x7EF311C7 - c.bits;
+    float y = c.value;
+    y *= 2.0f - x * y;
+    y *= 2.0f - x * y;
+    return y * (2.0f - x * y);
+}
+
+/* ---------------------------------------------------------------------- transposition */
+
+typedef bf16 eight __attribute__((vector_size(16)));
+
+/* Eight rows of eight become eight columns: rows i and i + 4 are interleaved, three times. */
+static inline void turn(const bf16 *in, size in_stride, bf16 *out, size out_stride) {
+    eight a[8], b[8];
+    for (int i = 0; i < 8; i++) memcpy(&a[i], in + i * in_stride, sizeof(eight));
+    for (int stage = 0; stage < 3; stage++) {
+        for (int i = 0; i < 4; i++) {
+            b[2 * i] = __builtin_shufflevector(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        memcpy(a, b, sizeof(a));
+    }
+    for (int i = 0; i < 8; i++) memcpy(out + i * out_stride, &a[i], sizeof(eight));
+}
+
+/* y (columns, rows) is x (rows, columns) turned, and sums (columns) what each column of x adds up to; may be NULL. */
+void turn_all(const bf16 *x, bf16 *y, bf16 *sums, size rows, size columns) {
+#pragma omp parallel for schedule(static)
+    for (size start = 0; start < columns; start += TILE / 2) {
+        size width = columns - start < TILE / 2 ? columns - start : TILE / 2, whole = width / 8 * 8;
+        float total[TILE / 2] = {0};
+        for (size first = 0; first < rows; first += 8) {
+            size height = rows - first < 8 ? rows - first : 8, even = height == 8 ? whole : 0;
+            for (size i = first; i < first + height; i++) {
+                __builtin_prefetch(x + (i + 16) * columns + start);
+                for (size j = 0; j < width; j++) total[j] += wide(x[i * columns + start + j]);
+            }
+            for (size j = 0; j < even; j += 8)
+                turn(x + first * columns + start + j, columns, y + (start + j) * rows + first, rows);
+            for (size j = even; j < width; j++)
+                for (size i = first; i < first + height; i++) y[(start + j) * rows + i] = x[i * columns + start + j];
+        }
+        if (sums)
+            for (size j = 0; j < width; j++) sums[start + j] = narrow(total[j]);
+    }
+}
+
+/* ---------------------------------------------------------------------- activations */
+
+/* The normal distribution function, from e^(-x^2 / 2); Abramowitz and Stegun 1964, 7.1.26. */
+static inline float gauss(float x, float bell) {
+    float t = inverse(1.0f + 0.23164189f * fabsf(x));
+    float tail = t * (0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f))));
+    tail *= bell;
+    return x > 0.0f ? 1.0f - tail : tail;
+}
+
+/* Value and slope of an activation; kind 0: GELU, 1: GELU with tanh, 2: SiLU. */
+static inline void activation(int kind, float x, float *value, float *slope) {
+    if (kind == 0) {
+        float bell = exponential(-0.5f * x * x), p = gauss(x, bell);
+        *value = x * p;
+        *slope = p + x * 0.39894228f * bell;
+    } else {
+        float u = kind == 1 ? 1.59576912f * x * (1.0f + 0.044715f * x * x) : x;
+        float du = kind == 1 ? 1.59576912f * (1.0f + 0.134145f * x * x) : 1.0f;
+        float s = inverse(1.0f + exponential(-u));
+        *value = x * s;
+        *slope = s + x * s * (1.0f - s) * du;
+    }
+}
+
+#define FOR_EACH_KIND(body) \
+    if (kind == 0) { body(0) } else if (kind == 1) { body(1) } else { body(2) }
+
+void activate(const bf16 *x, bf16 *y, size count, int kind) {
+#define BODY(KIND) \
+    _Pragma("omp parallel for schedule(static)") \
+    for (size start = 0; start < count; start += CHUNK) { \
+        size stop = start + CHUNK < count ? start + CHUNK : count; \
+        for (size i = start; i < stop; i++) { \
+            float value, slope; \
+            activation(KIND, wide(x[i]), &value, &slope); \
+            y[i] = narrow(value); \
+        } \
+    }
+    FOR_EACH_KIND(BODY)
+#undef BODY
+}
+
+void activate_back(const bf16 *x, const bf16 *dy, bf16 *dx, size count, int kind) {
+#define BODY(KIND) \
+    _Pragma("omp parallel for schedule(static)") \
+    for (size start = 0; start < count; start += CHUNK) { \
+        size stop = start + CHUNK < count ? start + CHUNK : count; \
+        for (size i = start; i < stop; i++) { \
+            float value, slope; \
+            activation(KIND, wide(x[i]), &value, &slope); \
+            dx[i] = narrow(wide(dy[i]) * slope); \
+        } \
+    }
+    FOR_EACH_KIND(BODY)
+#undef BODY
+}
+
+/* y = activation(gate) * up; the rows of gate and up lie `stride` apart. */
+void gate(const bf16 *gates, const bf16 *ups, bf16 *y, size rows, size width, size stride, int kind) {
+#define BODY(KIND) \
+    _Pragma("omp parallel for schedule(static)") \
+    for (size row = 0; row < rows; row++) { \
+        const bf16 *g = gates + row * stride, *u = ups + row * stride; \
+        bf16 *out = y + row * width; \
+        for (size i = 0; i < width; i++) { \
+            float value, slope; \
+            activation(KIND, wide(g[i]), &value, &slope); \
+            out[i] = narrow(value * wide(u[i])); \
+        } \
+    }
+    FOR_EACH_KIND(BODY)
+#undef BODY
+}
+
+void gate_back(const bf16 *gates, const bf16 *ups, const bf16 *dy, bf16 *dgates, bf16 *dups, size rows, size width,
+               size stride, int kind) {
+#define BODY(KIND) \
+    _Pragma("omp parallel for schedule(static)") \
+    for (size row = 0; row < rows; row++) { \
+        const bf16 *g = gates + row * stride, *u = ups + row * stride, *in = dy + row * width; \
+        bf16 *dg = dgates + row * stride, *du = dups + row * stride; \
+        for (size i = 0; i < width; i++) { \
+            float value, slope, d = wide(in[i]); \
+            activation(KIND, wide(g[i]), &value, &slope); \
+            dg[i] = narrow(d * slope * wide(u[i])); \
+            du[i] = narrow(d * value); \
+        } \
+    }
+    FOR_EACH_KIND(BODY)
+#undef BODY
+}
+
+/* ---------------------------------------------------------------------- norms */
+
+/* With a mean it is LayerNorm, without RMSNorm. stats: (rows, 2), mean and 1 / deviation. bias may be NULL. */
+void norm(const bf16 *x, const bf16 *weight, const bf16 *bias, bf16 *y, float *stats, size rows, size width, float eps,
+          int centred) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        const bf16 *in = x + row * width;
+        bf16 *out = y + row * width;
+        float mean = 0.0f, square = 0.0f;
+        if (centred) {
+            for (size i = 0; i < width; i++) mean += wide(in[i]);
+            mean /= (float)width;
+        }
+        for (size i = 0; i < width; i++) {
+            float d = wide(in[i]) - mean;
+            square += d * d;
+        }
+        float scale = 1.0f / sqrtf(square / (float)width + eps);
+        stats[2 * row] = mean;
+        stats[2 * row + 1] = scale;
+        if (bias)
+            for (size i = 0; i < width; i++)
+                out[i] = narrow((wide(in[i]) - mean) * scale * wide(weight[i]) + wide(bias[i]));
+        else
+            for (size i = 0; i < width; i++) out[i] = narrow((wide(in[i]) - mean) * scale * wide(weight[i]));
+    }
+}
+
+/* sums: (parts, 2, width), zeros: the slopes of weight and bias, of the rows of each part. */
+void norm_back(const bf16 *x, const bf16 *weight, const bf16 *dy, const float *stats, bf16 *dx, float *sums, size parts,
+               size rows, size width, int centred) {
+#pragma omp parallel for schedule(static)
+    for (size part = 0; part < parts; part++) {
+        float *dweight = sums + 2 * part * width, *dbias = dweight + width;
+        for (size row = rows * part / parts; row < rows * (part + 1) / parts; row++) {
+            const bf16 *in = x + row * width, *up = dy + row * width;
+            bf16 *out = dx + row * width;
+            float mean = stats[2 * row], scale = stats[2 * row + 1], total = 0.0f, along = 0.0f;
+            for (size i = 0; i < width; i++) {
+                float unit = (wide(in[i]) - mean) * scale, d = wide(up[i]), dunit = d * wide(weight[i]);
+                dweight[i] += d * unit;
+                dbias[i] += d;
+                total += dunit;
+                along += dunit * unit;
+            }
+            total = centred ? total / (float)width : 0.0f;
+            along /= (float)width;
+            for (size i = 0; i < width; i++) {
+                float unit = (wide(in[i]) - mean) * scale;
+                out[i] = narrow(scale * (wide(up[i]) * wide(weight[i]) - total - unit * along));
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------- attention */
+
+/* A number in [0, 2^32) that follows from a seed and a place (splitmix64's finaliser). */
+static inline uint32_t noise(uint64_t seed, uint64_t place) {
+    uint64_t z = seed + place * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return (uint32_t)(z >> 32);
+}
+
+/* Softmax over the keys first .. last of each row of scores (batch, heads, queries, keys), in place; 0 elsewhere.
+   ranges: (batch, queries, 2), or NULL: all keys. dropped: the same with a share `rate` of it at 0, or NULL. */
+void softmax(bf16 *scores, const int32_t *ranges, bf16 *dropped, size batch, size heads, size queries, size keys,
+             float scale, float rate, uint64_t seed) {
+    uint32_t limit = (uint32_t)(rate * 4294967296.0);
+    float grow = 1.0f / (1.0f - rate);
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < batch * heads * queries; row++) {
+        bf16 *s = scores + row * keys;
+        const int32_t *range = ranges ? ranges + 2 * (row / (heads * queries) * queries + row % queries) : 0;
+        size first = range ? range[0] : 0, last = range ? range[1] : keys, count = last - first;
+        float top = -INFINITY, sum = 0.0f, e[count];
+#pragma omp simd reduction(max : top)
+        for (size i = 0; i < count; i++) {
+            float x = wide(s[first + i]);
+            top = x > top ? x : top;
+        }
+        for (size i = 0; i < count; i++) {
+            e[i] = exponential((wide(s[first + i]) - top) * scale);
+            sum += e[i];
+        }
+        sum = 1.0f / sum;
+        for (size i = 0; i < count; i++) s[first + i] = narrow(e[i] * sum);
+        memset(s, 0, first * sizeof(bf16));
+        memset(s + last, 0, (keys - last) * sizeof(bf16));
+        if (dropped) {
+            bf16 *out = dropped + row * keys;
+            memset(out, 0, first * sizeof(bf16));
+            memset(out + last, 0, (keys - last) * sizeof(bf16));
+            for (size i = 0; i < count; i++)
+                out[first + i] = noise(seed, row * keys + first + i) < limit ? 0 : narrow(e[i] * sum * grow);
+        }
+    }
+}
+
+/* From the slopes of what `softmax` gave to those of its scores, in place. weights: before anything was dropped. */
+void softmax_back(const bf16 *weights, bf16 *slopes, const int32_t *ranges, size batch, size heads, size queries,
+                  size keys, float scale, float rate, uint64_t seed) {
+    uint32_t limit = (uint32_t)(rate * 4294967296.0);
+    float grow = 1.0f / (1.0f - rate);
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < batch * heads * queries; row++) {
+        const bf16 *w = weights + row * keys;
+        bf16 *d = slopes + row * keys;
+        const int32_t *range = ranges ? ranges + 2 * (row / (heads * queries) * queries + row % queries) : 0;
+        size first = range ? range[0] : 0, last = range ? range[1] : keys, count = last - first;
+        float along = 0.0f, g[count];
+        if (rate > 0.0f)
+            for (size i = 0; i < count; i++)
+                g[i] = noise(seed, row * keys + first + i) < limit ? 0.0f : grow * wide(d[first + i]);
+        else
+            for (size i = 0; i < count; i++) g[i] = wide(d[first + i]);
+        for (size i = 0; i < count; i++) along += g[i] * wide(w[first + i]);
+        for (size i = 0; i < count; i++) d[first + i] = narrow(scale * wide(w[first + i]) * (g[i] - along));
+        memset(d, 0, first * sizeof(bf16));
+        memset(d + last, 0, (keys - last) * sizeof(bf16));
+    }
+}
+
+/* ---------------------------------------------------------------------- dropout */
+
+/* y = x with a share `rate` at 0 and the rest grown; it is its own backward pass. */
+void drop(const bf16 *x, bf16 *y, size count, float rate, uint64_t seed) {
+    uint32_t limit = (uint32_t)(rate * 4294967296.0);
+    float grow = 1.0f / (1.0f - rate);
+#pragma omp parallel for schedule(static)
+    for (size start = 0; start < count; start += CHUNK) {
+        size stop = start + CHUNK < count ? start + CHUNK : count;
+        for (size i = start; i < stop; i++) y[i] = noise(seed, i) < limit ? 0 : narrow(wide(x[i]) * grow);
+    }
+}
+
+/* ---------------------------------------------------------------------- cross-entropy */
+
+#define AHEAD 32
+static inline void ahead(const bf16 *x) { /* fetch what TILE rows of one word take up */
+    __builtin_prefetch(x);
+    __builtin_prefetch(x + TILE / 2);
+}
+
+/* Cross-entropy of logits (vocabulary, rows), which become its slopes; `turned` gets the same as (rows, vocabulary), its rows
+   `stride` apart.
+
+   One word of all rows lies side by side, as both products that follow are fastest so; TILE rows are worked on at
+   once. bias may be NULL. losses: (rows), of each row. uniform: (rows), numbers in [0, 1), or NULL; drawn: (rows), a word
+   of each row's distribution, where its cumulated probability passes that number. */
+void cross_entropy(bf16 *logits, const bf16 *bias, const int64_t *labels, bf16 *turned, float *losses,
+                   const float *uniform, int64_t *drawn, size vocabulary, size rows, size stride,
+                   float smoothing) {
+#pragma omp parallel for schedule(static)
+    for (size start = 0; start < rows; start += TILE) {
+        size width = rows - start < TILE ? rows - start : TILE;
+        float top[TILE], sum[TILE], total[TILE], passed[TILE] = {0}, bound[TILE] = {0};
+        int32_t count[TILE] = {0};
+        for (size j = 0; j < TILE; j++) top[j] = -INFINITY, sum[j] = 0.0f, total[j] = 0.0f;
+        for (size first = 0; first < vocabulary; first += TILE) {
+            size last = first + TILE < vocabulary ? first + TILE : vocabulary;
+            float x[TILE][TILE], higher[TILE];
+            memcpy(higher, top, sizeof(higher));
+            for (size v = first; v < last; v++) {
+                const bf16 *in = logits + v * rows + start;
+                float shift = bias ? wide(bias[v]) : 0.0f, *here = x[v - first];
+                ahead(in + AHEAD * rows);
+                for (size j = 0; j < width; j++) {
+                    here[j] = wide(in[j]) + shift;
+                    total[j] += here[j];
+                    higher[j] = here[j] > higher[j] ? here[j] : higher[j];
+                }
+            }
+            for (size j = 0; j < width; j++) {
+                sum[j] *= exponential(top[j] - higher[j]);
+                top[j] = higher[j];
+            }
+            for (size v = first; v < last; v++)
+                for (size j = 0; j < width; j++) sum[j] += exponential(x[v - first][j] - top[j]);
+        }
+        for (size j = 0; j < width; j++) {
+            int64_t label = labels[start + j];
+            float picked = wide(logits[label * rows + start + j]) + (bias ? wide(bias[label]) : 0.0f);
+            top[j] += logf(sum[j]);
+            losses[start + j] = top[j] - (1.0f - smoothing) * picked - smoothing * total[j] / (float)vocabulary;
+            if (uniform) bound[j] = uniform[start + j];
+        }
+        if (!turned) continue;
+        float even = smoothing / (float)vocabulary;
+        for (size first = 0; first < vocabulary; first += TILE) {
+            size last = first + TILE < vocabulary ? first + TILE : vocabulary;
+            bf16 p[TILE][TILE];
+            for (size v = first; v < last; v++) {
+                bf16 *in = logits + v * rows + start, *here = p[v - first];
+                float shift = bias ? wide(bias[v]) : 0.0f, e[TILE];
+                ahead(in + AHEAD * rows);
+                for (size j = 0; j < width; j++) {
+                    e[j] = exponential(wide(in[j]) + shift - top[j]);
+                    here[j] = narrow(e[j] - even);
+                }
+                if (uniform)
+                    for (size j = 0; j < width; j++) {
+                        passed[j] += e[j];
+                        count[j] += passed[j] <= bound[j];
+                    }
+            }
+            for (size j = 0; j < width; j++) {
+                int64_t label = labels[start + j];
+                if (label >= first && label < last)
+                    p[label - first][j] = narrow(
+                        exponential(wide(logits[label * rows + start + j]) + (bias ? wide(bias[label]) : 0.0f) - top[j]) -
+                        even - (1.0f - smoothing));
+            }
+            for (size v = first; v < last; v++)
+                memcpy(logits + v * rows + start, p[v - first], width * sizeof(bf16));
+            bf16 *out = turned + start * stride + first;
+            size whole_words = (last - first) / 8 * 8, whole_rows = width / 8 * 8;
+            for (size j = 0; j < whole_rows; j += 8)
+                for (size v = 0; v < whole_words; v += 8)
+                    turn(&p[v][j], TILE, out + j * stride + v, stride);
+            for (size j = 0; j < width; j++)
+                for (size v = j < whole_rows ? whole_words : 0; v < last - first; v++)
+                    out[j * stride + v] = p[v][j];
+        }
+        if (uniform)
+            for (size j = 0; j < width; j++)
+                drawn[start + j] = count[j] < vocabulary ? count[j] : vocabulary - 1;
+    }
+}
