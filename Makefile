@@ -10,10 +10,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders bars-tasks bars-speed
+.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders bars-tasks bars-speed bars-seq2seq
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
 
 demo: $(VENV)/installed ## train a small GPT on Python's own source (4 minutes), and write a page about it
 	$(BIN)/melete demo $(ARGS)
@@ -47,6 +47,9 @@ bars-tasks: $(VENV)/installed-dev ## re-run the measured promises of fine-tuning
 
 bars-speed: $(VENV)/installed-dev ## re-run the measured promises of speed (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_speed.py $(ARGS)
+
+bars-seq2seq: $(VENV)/installed-dev ## re-run the measured promises of translation: Multi30k and decoding (up to 75 minutes)
+	$(BIN)/python benchmarks/bars_seq2seq.py $(ARGS)
 
 # An environment of our own. The stamps are older than pyproject.toml exactly when it has changed since.
 $(BIN)/python:

@@ -19,7 +19,11 @@ from rig import run_config, trainer
 START, END, PAD = 0, 1, 2
 IDS = {"decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
 
-RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"copy": lambda x: x, "reverse": lambda x: x[::-1]}
+RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "copy": lambda x: x,
+    "reverse": lambda x: x[::-1],
+    "sort": np.sort,
+}
 
 
 class Exercises:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 from melete import config as configs
 from melete.config import RunConfig
+from melete.data.labelled.rows import WRITTEN_TASKS
+from melete.training import run as runs
 
 FILL = (
     "the",
@@ -28,6 +31,7 @@ FILL = (
 )
 GOOD, BAD = ("wonderful", "charming", "superb", "moving"), ("terrible", "awful", "boring", "dull")
 NAMES, PLACES = ("Anna", "Boris", "Clara", "Dan"), ("Berlin", "Paris", "Rome", "Oslo")
+DICTIONARY = {"red": "rot", "green": "grün", "blue": "blau", "house": "Haus", "tree": "Baum", "dog": "Hund"}
 COLOURS = ("red", "green", "blue", "yellow")
 SIZES = {
     "hidden_size": 32,
@@ -66,6 +70,13 @@ def write_rows(folder: Path, task: str, count: int = 240) -> Path:
         path.write_text("\n".join(lines))
         return path
     rows: list[dict[str, Any]] = []
+    if task in WRITTEN_TASKS:
+        for _ in range(count):
+            own = [draw.choice(sorted(DICTIONARY)) for _ in range(draw.randint(1, 2))]
+            rows.append({"source": " ".join(own), "target": " ".join(DICTIONARY[word] for word in own)})
+        path = folder / f"{task}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+        return path
     for i in range(count):
         good = draw.random() < 0.5
         if task == "text-classification":
@@ -110,3 +121,21 @@ def finetune_config(folder: Path, task: str, family: str = "bert", **changes: An
     return configs.change(
         RunConfig(), fields | {key.replace("__", "."): value for key, value in changes.items()}
     )
+
+
+def trained(config: Any, reason: str = "done") -> tuple[Path, dict[str, Any]]:
+    """A finished run, and its figures."""
+    finished = runs.start(config)
+    assert finished.reason == reason
+    return finished.folder, runs.score(finished).figures
+
+
+def stopped_at(folder: Path, step: int, copy: Path) -> Path:
+    """A copy of a finished run as it was when it was killed at a step."""
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "final")
+    for checkpoint in (copy / "checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > step:
+            shutil.rmtree(checkpoint)
+    (copy / "latest.json").write_text(json.dumps({"checkpoint": f"step-{step:08d}"}))
+    return copy

@@ -15,8 +15,9 @@ import torch
 
 import encoder_models
 from melete.data.tokenizers import Tokenizer
-from melete.models import build
+from melete.models import build, build_encoder_decoder
 from melete.models.checkpoint import save_model
+from melete.models.purpose import Purpose, write_purpose
 
 ROOT = Path(__file__).parents[1]
 ENGLISH = sorted((ROOT / "docs" / "en").glob("*.md"))
@@ -53,6 +54,20 @@ def promised(code: str) -> list[str]:
     return shown
 
 
+def write_translator(folder: Path, tokenizer: Path) -> None:
+    """A model that has not learnt to translate."""
+    end = Tokenizer.load(tokenizer).eos_id
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    ids = {
+        "eos_token_id": end,
+        "decoder_start_token_id": end,
+        "vocab_size": Tokenizer.load(tokenizer).vocab_size,
+    }
+    model = build_encoder_decoder("marian:nano", **sizes, **ids)
+    save_model(folder, model, tokenizer=tokenizer)
+    write_purpose(folder, Purpose("translation", "de", {"num_beams": 3, "max_new_tokens": 8}))
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder as a reader might have it: two finished runs, and two texts."""
@@ -62,6 +77,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     model = build("qwen3:nano", vocab_size=tokenizer.vocab_size, max_position_embeddings=256)
     save_model(tmp_path / "runs" / "demo" / "final", model, tokenizer=tmp_path / "tokenizer")
     encoder_models.write(tmp_path / "runs" / "bert" / "final", "bert")
+    write_translator(tmp_path / "runs" / "translator" / "final", tmp_path / "tokenizer")
     (tmp_path / "my.txt").write_text("".join(texts) * 4, encoding="utf-8")
     (tmp_path / "more.txt").write_text("".join(reversed(texts)) * 4, encoding="utf-8")
     monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))

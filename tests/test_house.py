@@ -247,9 +247,9 @@ def page_name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "design.md"], ids=page_name)
 def test_the_commands_of_a_page_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.M):
+    for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, flags=re.M):
         assert target in targets, f"{page_name(page)}: there is no `make {target}`"
     for line in [*bash_lines(page), *re.findall(r"`(melete [^`\n[]+)`", text)]:
         for call in re.findall(r"(?:^|[|;&] *)(melete [^|;&]+)", line):

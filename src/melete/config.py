@@ -32,6 +32,9 @@ OBJECTIVES = (
     "sentence-embedding",
     "token-classification",
     "question-answering",
+    "translation",
+    "summarization",
+    "text2text-generation",
 )
 PAIRINGS, POOLINGS = ("cosine", "contrastive"), ("", "mean", "first", "last")
 PACKINGS = ("auto", "sorted", "packed")
@@ -131,6 +134,9 @@ class EvaluationSection(_Section, frozen=True):
     context: int = 0  # most tokens the final evaluation looks at; 0 = training.context
     stride: int = 0  # tokens scored by each window; 0 = half the context
     baseline: bool = True  # a 5-gram of the same tokens, and its mixture with the model, in the next columns
+    beside: list[
+        str
+    ] = []  # of tasks: runs or folders of other models, whose answers stand in the next columns
     page_language: str = "auto"  # the run's page opens in: auto (the browser's), en, zh
 
 
@@ -157,7 +163,9 @@ class FinetuningSection(_Section, frozen=True):
     minutes: float = 0.0  # of training: fewer epochs where they would take longer; 0 = no limit
     find_rate: bool = False  # the learning rate is looked for in a short training whose rate rises
     metric: str = ""  # that decides which weights are best; empty = the usual one of the task
-    dropout: float = 0.1  # before the last layer
+    dropout: float = (
+        0.1  # before the last layer; of tasks whose answers are written: in all layers of a new model
+    )
     head_rate: float = 1.0  # learning rate of the head, as a multiple of that of the layer below
     layer_decay: float = 1.0  # learning rate of a layer as a share of that of the layer above
     freeze_layers: int = 0  # the embeddings and so many layers stay as they are; 0 = nothing does
@@ -166,6 +174,7 @@ class FinetuningSection(_Section, frozen=True):
     label_smoothing: float = 0.0
     class_weights: str = ""  # balanced = as if all labels were equally frequent
     r_drop: float = 0.0  # weight of the divergence of two passes with dropout
+    bpe_dropout: float = 0.0  # share of the merges left out each time a training text is written in tokens
     adversarial: float = 0.0  # length of a step of the embeddings against the loss, for a second pass
     augmentation: AugmentationSection = AugmentationSection()
     lora: LoraSection = LoraSection()
@@ -179,6 +188,13 @@ class FinetuningSection(_Section, frozen=True):
     split_seed: int = 0  # of what is held out, where nothing else says it: the same for every seed of a run
     drop_leaks: bool = False  # validation rows that stand in train are left out
     strict: bool = False  # what is wrong with the data ends the run before it begins
+
+
+class DecodingSection(_Section, frozen=True):
+    beams: int = 5  # answers that grow side by side; 1 = the likeliest token each time
+    length_penalty: float = 1.0  # beams compare log-probability / tokens ** this
+    max_new_tokens: int = 0  # most tokens of an answer; 0 = as the longest of the training rows
+    no_repeat_ngram_size: int = 0  # no run of so many tokens comes twice; 0 = off
 
 
 class GuardSection(_Section, frozen=True):
@@ -207,6 +223,7 @@ class RunConfig(_Section, frozen=True):
     guard: GuardSection = GuardSection()
     evaluation: EvaluationSection = EvaluationSection()
     finetuning: FinetuningSection = FinetuningSection()
+    decoding: DecodingSection = DecodingSection()
     choices: dict[str, str] = {}
 
 
@@ -477,6 +494,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("finetuning.label_smoothing", 0, 1),
     ("finetuning.r_drop", 0, math.inf),
     ("finetuning.adversarial", 0, math.inf),
+    ("finetuning.bpe_dropout", 0, 1),
     ("finetuning.augmentation.delete", 0, 1),
     ("finetuning.augmentation.swap", 0, 1),
     ("finetuning.augmentation.replace", 0, 1),
@@ -488,6 +506,10 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("finetuning.overlap", 0, 0.9),
     ("finetuning.folds", 0, math.inf),
     ("finetuning.fold", 0, math.inf),
+    ("decoding.beams", 1, math.inf),
+    ("decoding.length_penalty", -math.inf, math.inf),
+    ("decoding.max_new_tokens", 0, math.inf),
+    ("decoding.no_repeat_ngram_size", 0, math.inf),
     ("guard.window", 0, math.inf),
     ("guard.sigma", 0, math.inf),
     ("guard.rollback_after", 1, math.inf),

@@ -179,3 +179,18 @@ def test_no_head_for_labels_is_worn(model) -> None:
     batch = kit.answering(SOURCES, ROWS)
     with pytest.raises(InputError, match="has no `classifier` head"):
         model.class_logits(model.encode(batch), batch)
+
+
+def test_parameters_lie_as_deep_as_their_blocks(model) -> None:
+    depths = {name: model.depth(name) for name, _ in model.named_parameters()}
+    below, blocks = model.config.num_hidden_layers, model.num_blocks
+    assert depths["token_embeddings.weight"] == 0
+    assert set(depths.values()) <= set(range(blocks + 2))
+    for name, depth in depths.items():
+        stack, part, *rest = name.split(".")
+        if part == "layers":
+            assert depth == 1 + int(rest[0]) + (below if stack == "decoder" else 0)
+        elif part == "norm":
+            assert depth == (below if stack == "encoder" else blocks)
+        elif stack in ("output", "lm_head"):
+            assert depth == blocks + 1

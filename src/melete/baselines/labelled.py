@@ -6,7 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from melete.data.labelled.rows import CLASSIFICATION, SIMILARITY, TAGGING, LabelledRow
+from melete.data.labelled.rows import (
+    CLASSIFICATION,
+    SIMILARITY,
+    SUMMARIZATION,
+    TAGGING,
+    WRITTEN_TASKS,
+    LabelledRow,
+)
 from melete.data.labelled.sets import LabelledSet
 
 Answer = dict[str, Any]
@@ -50,6 +57,10 @@ def baselines_for(found: LabelledSet) -> list[LabelledBaseline[Any]]:
 
         pairs = len(found.train[0].texts) > 1
         return [Majority(found.multi_label), (PairOverlap if pairs else LinearTexts)(found.multi_label)]
+    if found.task in WRITTEN_TASKS:
+        from melete.baselines.written import Copy, Lead, Longest
+
+        return [Lead(), Longest()] if found.task == SUMMARIZATION else [Copy()]
     from melete.baselines.longest_match import LongestMatch
 
     return [LongestMatch()]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from melete.cli._labelled import check_labels, labelled_rows
+from melete.cli._labelled import check_labels, labelled_rows, language_of, unstopped
 from melete.cli._table import table
 from melete.console import say
-
-if TYPE_CHECKING:
-    from melete.tasks.labelled import LabelledPredictor
 
 
 def evaluate_task(model: str, data: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -21,12 +18,12 @@ def evaluate_task(model: str, data: str, as_json: bool, options: dict[str, Any])
     from melete.evaluation.exams import exam_of
     from melete.evaluation.task_scorecard import answer_rows, score_answers
 
-    predictor: LabelledPredictor = load(model, device=options["device"])
+    predictor = unstopped(load(model, device=options["device"]))
     split, seed = options["split"], options["seed"]
     rows = labelled_rows(data, predictor.rows_task, options["columns"], split=split, seed=seed)
     check_labels(rows, predictor, model)
     several = predictor.model.config.problem_type == "multi_label_classification"
-    exam = exam_of(predictor.rows_task, rows, predictor.labels, several)
+    exam = exam_of(predictor.rows_task, rows, predictor.labels, several, language_of(predictor))
     scored = score_answers(exam, {model: answer_rows(predictor, rows)})
     if as_json:
         import msgspec
@@ -35,5 +32,7 @@ def evaluate_task(model: str, data: str, as_json: bool, options: dict[str, Any])
     else:
         click.echo(table(scored.rows))
         click.echo(f"{len(rows):,} rows of {rows[0].file}")
+        for name, how in exam.signatures.items():
+            click.echo(f"{name}: {how}")
     again = "FILE" if data == "-" else shlex.quote(data)
     say(f"next: melete predict {shlex.quote(model)} --data {again}")

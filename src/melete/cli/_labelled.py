@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from melete.data.labelled.rows import LabelledRow
     from melete.data.labelled.sets import LabelledSet
     from melete.data.lint import Report
-    from melete.tasks.labelled import LabelledPredictor
+    from melete.tasks.labelled import RowPredictor
 
 _LABELS = 20  # shown of more
 _TEXTS, _CHARACTERS = 2, 100
@@ -37,8 +37,8 @@ COLUMNS = click.option(
     multiple=True,
     metavar="ROLE=NAME",
     callback=_columns,
-    help="The column of a role (text, text_pair, label, labels, score, words, tags, question, context, answers); "
-    "may be repeated. Default: found by name and content.",
+    help="The column of a role (text, text_pair, label, labels, score, words, tags, question, context, answers, "
+    "source, target); may be repeated. Default: found by name and content.",
 )
 
 
@@ -57,10 +57,13 @@ def labelled_rows(
         split: train, valid or all, where a person asked for it: then a file is split as in training.
     """
     from melete.data.labelled.files import read_labelled
+    from melete.data.labelled.pairs import two_files
+    from melete.data.labelled.rows import WRITTEN_TASKS
     from melete.data.labelled.sets import SETS, load_labelled
     from melete.data.streams import STDIN
 
-    alone = data == STDIN or (os.path.isfile(data) and data not in SETS)
+    pair = task in WRITTEN_TASKS and data not in SETS and two_files(data) is not None
+    alone = data == STDIN or (os.path.isfile(data) and data not in SETS) or pair
     split = split or (None if alone else part)
     if split is None:
         return list(read_labelled(data, task, columns=columns))
@@ -68,7 +71,17 @@ def labelled_rows(
     return {"train": found.train, "valid": found.valid, "all": [*found.train, *found.valid]}[split]
 
 
-def check_labels(rows: list[LabelledRow], predictor: LabelledPredictor, model: str) -> None:
+def unstopped(predictor: RowPredictor) -> RowPredictor:
+    """One that cuts what is too long instead of refusing it: rows are to be scored, as in training."""
+    return predictor.with_settings(long="cut") if "long" in predictor.settings else predictor
+
+
+def language_of(predictor: RowPredictor) -> str:
+    """What the model writes in, where its folder says so."""
+    return getattr(predictor, "language", "")
+
+
+def check_labels(rows: list[LabelledRow], predictor: RowPredictor, model: str) -> None:
     """Refuse rows that are for another model.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melete.cli._labelled import COLUMNS, check_labels, labelled_rows
+from melete.cli._labelled import COLUMNS, check_labels, labelled_rows, language_of, unstopped
 from melete.cli._table import table
 from melete.console import printable, say
 from melete.errors import InputError
@@ -16,7 +16,7 @@ from melete.errors import InputError
 if TYPE_CHECKING:
     from melete.baselines.labelled import LabelledBaseline
     from melete.data.labelled.rows import LabelledRow
-    from melete.tasks.labelled import LabelledPredictor
+    from melete.tasks.labelled import RowPredictor
 
 BASELINE = "baseline"
 _CHARACTERS = 160  # shown of a row
@@ -66,7 +66,8 @@ def command(
     for name, model in models.items():
         check_labels(rows, model, name)
     labels = dict.fromkeys(label for model in models.values() for label in model.labels)
-    exam = exam_of(task, rows, tuple(labels), several)
+    language = next(filter(None, map(language_of, models.values())), "")
+    exam = exam_of(task, rows, tuple(labels), several, language)
     answers: dict[str, Any] = {}
     for name in (first, second):
         if name in models:
@@ -87,18 +88,18 @@ def command(
     say(f"next: melete predict {shlex.quote(next(iter(models)))} --data FILE")
 
 
-def _load(name: str, device: str) -> LabelledPredictor:
+def _load(name: str, device: str) -> RowPredictor:
     from melete.api import load
-    from melete.tasks.labelled import LabelledPredictor
+    from melete.tasks.labelled import RowPredictor
 
     loaded = load(name, device=device)
-    if not isinstance(loaded, LabelledPredictor):
+    if not isinstance(loaded, RowPredictor):
         expected = "a model that was fine-tuned on labelled rows"
         raise InputError("not a model for labelled rows", where=name, expected=expected)
-    return loaded
+    return unstopped(loaded)
 
 
-def _in_common(models: dict[str, LabelledPredictor]) -> tuple[str, bool]:
+def _in_common(models: dict[str, RowPredictor]) -> tuple[str, bool]:
     """The task of all models, and whether a row may have several labels."""
     found = {
         name: (model.rows_task, model.model.config.problem_type == "multi_label_classification")

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from melete.data.splits import Documents
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_TASKS = ("text-classification", "sentence-similarity", "token-classification", "question-answering")
+_TASKS = (
+    "text-classification",
+    "sentence-similarity",
+    "token-classification",
+    "question-answering",
+    "translation",
+    "summarization",
+    "text2text-generation",
+)
 
 
 @click.group()

@@ -17,7 +17,14 @@ from melete.console import duration, say
 from melete.errors import InputError
 
 BEGUN = time.monotonic()
-TASKS = ("text-classification", "sentence-similarity", "token-classification", "question-answering")
+WRITTEN = ("translation", "summarization", "text2text-generation")
+TASKS = (
+    "text-classification",
+    "sentence-similarity",
+    "token-classification",
+    "question-answering",
+    *WRITTEN,
+)
 
 # flag -> the config key it is a shorthand for
 _FLAGS = {
@@ -47,7 +54,7 @@ _SWITCHES = ("find_rate", "head_only", "crf", "drop_leaks", "strict")
 @click.option("--valid", metavar="FILE|NAME", help="Rows to measure on; default: the set's, or a tenth.")
 @COLUMNS
 @click.option("--label-file", metavar="FILE", help="A label a line, in the order of their ids.")
-@click.option("--epochs", type=float, help="Passes over the rows. [3]")
+@click.option("--epochs", type=float, help="Passes over the rows. [3; 30 of written answers]")
 @click.option("--batch-size", type=int, help="Texts of an optimiser step. [32]")
 @click.option("--rate", type=float, help="Peak learning rate; default: by the model's width.")
 @click.option("--find-rate", is_flag=True, help="Look for the learning rate first.")
@@ -78,10 +85,11 @@ def command(
 ) -> None:
     """Train a model for TASK on labelled rows, and score it beside a linear model of the same rows.
 
-    TASK is text-classification, sentence-similarity, token-classification or question-answering.
+    TASK is text-classification, sentence-similarity, token-classification, question-answering, translation,
+    summarization or text2text-generation.
 
     Rows are csv, tsv, jsonl, parquet, CoNLL or SQuAD files, or a named set; columns are found by themselves, and what
-    is wrong with the rows is told first.
+    is wrong with the rows is told first. What is to be written may stand in a file of its own: --data a.en,a.de
 
     Few labels want craft. Each of these is typed behind --set, or written in a recipe for melete train:
 
@@ -97,6 +105,7 @@ def command(
       finetuning.dropout=0.2              before the last layer
       finetuning.r_drop=1                 R-Drop: two passes with other dropout shall agree, times this
       finetuning.adversarial=0.5          FGM: a second pass, its embeddings moved so far against the model
+      finetuning.bpe_dropout=0.1          written answers: words cut into other tokens each time they are read
       finetuning.augmentation.delete=0.1  share of a text's tokens left out; also swap, replace and mask (noise)
       finetuning.augmentation.shuffle=1   share of the texts whose sentences change places
       finetuning.overlap=0.5              share of a window of a long text that stands in the next one too
@@ -108,6 +117,7 @@ def command(
       melete finetune text-classification --model bert:tiny --data reviews.tsv
       melete finetune token-classification --model runs/bert --data resume_ner --crf --epochs 5
       melete finetune text-classification --model runs/bert --data sst2 --seeds 3 --set finetuning.layer_decay=0.9
+      melete finetune translation --model marian:nano --data multi30k --epochs 30 --minutes 40
     """
     from melete import config as configs
 
@@ -124,7 +134,8 @@ def command(
         asked["finetuning.columns"] = options["columns"]
     if options["no_baseline"]:
         asked["evaluation.baseline"] = False
-    recipe = Path(str(files("melete") / "cli" / "recipes" / "finetune.toml"))
+    recipe = "writing.toml" if task in WRITTEN else "finetune.toml"
+    recipe = Path(str(files("melete") / "cli" / "recipes" / recipe))
     config = configs.change_by_text(configs.change(configs.load(recipe), asked), changes)
     if seeds < 1 or folds == 1 or folds < 0:
         raise InputError(

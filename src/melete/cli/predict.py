@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from melete.data.readers import Row
 
 # flags that are settings of a task, by the setting's name; those that were not given keep the task's default
-_SETTINGS = ("top_k", "threshold", "max_answer_tokens", "no_answer")
+_SETTINGS = (
+    "top_k",
+    "threshold",
+    "max_answer_tokens",
+    "no_answer",
+    "beams",
+    "length_penalty",
+    "max_new_tokens",
+    "no_repeat_ngram_size",
+    "n_best",
+    "long",
+)
 
 
 @click.command()
@@ -42,6 +53,18 @@ _SETTINGS = ("top_k", "threshold", "max_answer_tokens", "no_answer")
     default=None,
     help="Whether a context may not answer its question; default: as in training.",
 )
+@click.option(
+    "--beams", type=int, help="Written answers that grow side by side; 1 is quickest. Default: the model's."
+)
+@click.option("--length-penalty", type=float, help="The higher, the longer written answers. [the model's]")
+@click.option("--max-new-tokens", type=int, help="Longest written answer. [the model's]")
+@click.option("--no-repeat-ngram-size", type=int, help="No run of so many tokens is written twice.")
+@click.option("--n-best", type=int, help="So many written answers to each text, the best first. [1]")
+@click.option(
+    "--long",
+    type=click.Choice(["stop", "cut", "split"]),
+    help="A text longer than the model reads is refused, loses its end, or is answered in parts. [stop]",
+)
 @click.option("--out", metavar="FILE", help="Write the answers here, as JSON lines; nothing if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines for --text too.")
 @click.option("--context", type=int, help="Resize the model's context to this many tokens.")
@@ -53,7 +76,7 @@ def command(
 
     fill-mask: the likeliest tokens behind each [MASK], and the text filled with them. text-classification: labels and
     their probabilities. token-classification: a tag for each word, and names. question-answering: the part of each
-    context that answers the question beside it.
+    context that answers the question beside it. translation, summarization, text2text-generation: a text for each text.
 
     An answer is a JSON object a line on standard output, in the order of the texts; for --text it is put in words.
 
@@ -62,6 +85,7 @@ def command(
       melete predict runs/bert --text "The capital of France is [MASK]."
       melete predict runs/bert --data lines.txt --top-k 3
       melete predict runs/bert --data table.csv --text-column review --out answers.jsonl
+      melete predict runs/translator --data lines.en --beams 5 --out lines.jsonl
       melete predict runs/pairs --data pairs.tsv --column text=premise --column text_pair=hypothesis
     """
     if bool(texts) == bool(data):

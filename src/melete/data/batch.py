@@ -69,6 +69,11 @@ class Batch:
         """Real tokens, those of the source too: padding is not counted."""
         return int((self.doc_ids > 0).sum()) + (self.source.tokens if self.source is not None else 0)
 
+    @property
+    def places(self) -> int:
+        """Places for tokens, padding and the source counted."""
+        return self.input_ids.numel() + (self.source.places if self.source is not None else 0)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return replace(

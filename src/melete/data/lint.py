@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from melete.console import say
-from melete.data.labelled.rows import CLASSIFICATION, TAGGING, LabelledRow, QuestionRow, TagRow, TextRow
+from melete.data.labelled.rows import (
+    CLASSIFICATION,
+    TAGGING,
+    LabelledRow,
+    QuestionRow,
+    TagRow,
+    TextRow,
+    WrittenRow,
+)
 from melete.data.labelled.sets import LabelledSet
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
@@ -31,7 +39,7 @@ class Finding:
 
     Attributes:
         kind: one-class, unseen-label, unused-label, imbalance, near-empty, duplicates, conflicts, leaks, truncated,
-            moved-spans, lost-spans or broken-tags.
+            moved-spans, lost-spans, broken-tags, lengths or unknown.
         severity: "error": it cannot be trained on; "warning": it can, and the result will suffer or mislead; "note".
         text: the finding, in a sentence.
         count: rows (or labels, answers, tags) it is about.
@@ -109,6 +117,10 @@ def lint(found: LabelledSet, *, tokenizer: Tokenizer | None = None, max_length: 
         *_spans(found),
         *_broken_tags(found),
     ]
+    if isinstance(found.train[0], WrittenRow):
+        from melete.data.written_lint import written_findings
+
+        findings += written_findings(found, tokenizer, max_length)
     if tokenizer is not None and max_length is not None and not isinstance(found.train[0], QuestionRow):
         findings += _truncated(found, tokenizer, max_length)
     findings.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
@@ -133,15 +145,17 @@ def drop_leaks(found: LabelledSet, report: Report) -> LabelledSet:
 
 
 def _shown(rows: Iterable[LabelledRow]) -> tuple[str, ...]:
-    return tuple(_example(row) for row, _ in zip(rows, range(_EXAMPLES), strict=False))
+    return tuple(example_of(row) for row, _ in zip(rows, range(_EXAMPLES), strict=False))
 
 
-def _example(row: LabelledRow) -> str:
+def example_of(row: LabelledRow) -> str:
+    """A row as a finding shows it."""
     text = " | ".join(" ".join(text[: 4 * _SHOWN].split()) for text in row.texts)
     return f"{row.where}: {text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}"
 
 
-def _of(count: int, total: int, what: str) -> str:
+def of_all(count: int, total: int, what: str) -> str:
+    """How many of how many, and what share that is."""
     share = count / total
     return f"{count:,} of {total:,} {what} ({f'{share:.1%}' if share >= 0.001 else '< 0.1%'})"
 
@@ -201,7 +215,7 @@ def _near_empty(found: LabelledSet) -> Iterable[Finding]:
     for name, rows in (("training", found.train), ("validation", found.valid)):
         bare = [row for row in rows if any(_letters(text) < 2 for text in row.texts)]
         if bare:
-            text = f"{_of(len(bare), len(rows), f'{name} rows')} hold at most one letter"
+            text = f"{of_all(len(bare), len(rows), f'{name} rows')} hold at most one letter"
             yield Finding("near-empty", "warning", text, len(bare), _shown(bare))
 
 
@@ -223,8 +237,8 @@ def _repeated(rows: Sequence[LabelledRow], keys: Sequence[int]) -> Iterable[Find
     several = [group for group in groups.values() if len(group) > 1]
     extra = sum(len(group) - 1 for group in several)
     if extra:
-        text = f"{_of(extra, len(rows), 'training rows')} read like an earlier one"
-        examples = tuple(f"{_example(group[1])} (as {group[0].where})" for group in several[:_EXAMPLES])
+        text = f"{of_all(extra, len(rows), 'training rows')} read like an earlier one"
+        examples = tuple(f"{example_of(group[1])} (as {group[0].where})" for group in several[:_EXAMPLES])
         yield Finding("duplicates", "note", text, extra, examples)
     # Answers to questions are many, and scores are never quite equal.
     if not isinstance(rows[0], TextRow | TagRow):
@@ -241,9 +255,9 @@ def _repeated(rows: Sequence[LabelledRow], keys: Sequence[int]) -> Iterable[Find
 
 def _contradiction(first: LabelledRow, other: LabelledRow) -> str:
     if isinstance(first, TagRow):
-        return f"{_example(first)} (other tags in {other.where})"
+        return f"{example_of(first)} (other tags in {other.where})"
     said, otherwise = ("+".join(row.classes) or "none" for row in (first, other))
-    return f"{_example(first)} ({said}; {otherwise} in {other.where})"
+    return f"{example_of(first)} ({said}; {otherwise} in {other.where})"
 
 
 def _leaks(
@@ -258,8 +272,8 @@ def _leaks(
         return [], ()
     exact = {row.texts for row in found.train}
     same = sum(found.valid[i].texts in exact for i in leaked)
-    text = f"{_of(len(leaked), len(found.valid), 'validation rows')} stand in train, {same:,} of them word for word"
-    examples = tuple(f"{_example(found.valid[i])} (as {first[valid[i]].where})" for i in leaked[:_EXAMPLES])
+    text = f"{of_all(len(leaked), len(found.valid), 'validation rows')} stand in train, {same:,} of them word for word"
+    examples = tuple(f"{example_of(found.valid[i])} (as {first[valid[i]].where})" for i in leaked[:_EXAMPLES])
     return [Finding("leaks", "warning", text, len(leaked), examples)], leaked
 
 
@@ -279,7 +293,7 @@ def _truncated(found: LabelledSet, tokenizer: Tokenizer, max_length: int) -> Ite
         f"{lengths[longest]:,}; {1 - kept:.1%} of all tokens are cut off"
     )
     count = round(share * len(found.train))
-    yield Finding("truncated", "warning", text, count, (_example(rows[longest]),))
+    yield Finding("truncated", "warning", text, count, (example_of(rows[longest]),))
 
 
 # -- spans and tags --
@@ -295,7 +309,7 @@ def _spans(found: LabelledSet) -> Iterable[Finding]:
         ]
         lost = [pair for pair in pairs if pair[1].start is None]
         if moved:
-            answers = _of(len(moved), len(pairs), f"{name} answers")
+            answers = of_all(len(moved), len(pairs), f"{name} answers")
             text = f"{answers} do not stand where the file says; the nearest place is taken"
             examples = tuple(
                 f"{row.where}: {span.text[:_SHOWN]!r} at {span.start}, not {span.given}"
@@ -304,7 +318,7 @@ def _spans(found: LabelledSet) -> Iterable[Finding]:
             yield Finding("moved-spans", "warning", text, len(moved), examples)
         if lost:
             severe = name == "training" and len(lost) > _LOST_SPANS * len(pairs)
-            text = f"{_of(len(lost), len(pairs), f'{name} answers')} stand nowhere in their context"
+            text = f"{of_all(len(lost), len(pairs), f'{name} answers')} stand nowhere in their context"
             examples = tuple(f"{row.where}: {span.text[:_SHOWN]!r}" for row, span in lost[:_EXAMPLES])
             yield Finding("lost-spans", "error" if severe else "warning", text, len(lost), examples)
 
@@ -319,5 +333,7 @@ def _broken_tags(found: LabelledSet) -> Iterable[Finding]:
     if not places or len(places) > begun:
         return
     text = f"{len(places):,} tags continue an entity where there is none, and begin one instead"
-    examples = tuple(f"{_example(row)} (word {at + 1}: {row.classes[at]})" for row, at in places[:_EXAMPLES])
+    examples = tuple(
+        f"{example_of(row)} (word {at + 1}: {row.classes[at]})" for row, at in places[:_EXAMPLES]
+    )
     yield Finding("broken-tags", "warning", text, len(places), examples)

@@ -130,6 +130,23 @@ class Tokenizer:
 
         return cls(*train(texts, kind, vocab_size, tuple(special_tokens), lowercase))
 
+    def ended(self) -> Tokenizer:
+        """One that gives the same ids, and tells `AutoTokenizer` to put the token that ends a text behind each.
+
+        Raises:
+            InputError: there is no such token.
+        """
+        end = self.eos_id
+        if end is None:
+            do = "use byte-bpe, unigram, char or word"
+            raise InputError("the tokenizer has no token that ends a text", where="tokenizer.kind", do=do)
+        name = self.token(end)
+        whole = hf.Tokenizer.from_str(self.definition)
+        whole.post_processor = hf.processors.TemplateProcessing(
+            single=f"$A {name}", pair=f"$A {name} $B {name}", special_tokens=[(name, end)]
+        )
+        return Tokenizer(whole.to_str(pretty=True) + "\n", self.config)
+
     def save(self, folder: Path | str) -> None:
         """Write tokenizer.json and tokenizer_config.json, each by rename, so that neither is ever half there."""
         from melete.data.tokenizer_files import write_folder

@@ -11,7 +11,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,11 +20,13 @@ from melete.data.labelled.rows import (
     QUESTIONS,
     SIMILARITY,
     TAGGING,
+    WRITTEN_TASKS,
     LabelledRow,
     QuestionRow,
     ScoreRow,
     TagRow,
     TextRow,
+    WrittenRow,
 )
 from melete.data.scripts import HAN
 from melete.metrics.classification import accuracy, class_scores, confusion, matthews, roc_auc
@@ -40,11 +42,15 @@ class Exam(ABC):
     """The right answers of some rows, and the figures of a task.
 
     Attributes:
-        main: the figure that decides; every figure is better when it is higher.
+        main: the figure that decides: it is better when it is higher.
         names: all figures, `main` first.
+        scale: what a perfect `main` is.
+        signatures: how figures were computed, by name, where others compute them in other ways.
     """
 
     names: tuple[str, ...]
+    scale: ClassVar[float] = 1.0
+    signatures: Mapping[str, str] = {}
 
     @property
     def main(self) -> str:
@@ -266,18 +272,32 @@ _ROWS: dict[str, type[LabelledRow]] = {
     SIMILARITY: ScoreRow,
     TAGGING: TagRow,
     QUESTIONS: QuestionRow,
+    **dict.fromkeys(WRITTEN_TASKS, WrittenRow),
 }
 
 
-def exam_of(task: str, rows: Sequence[Any], labels: Sequence[str] = (), multi_label: bool = False) -> Exam:
+def exam_of(
+    task: str,
+    rows: Sequence[Any],
+    labels: Sequence[str] = (),
+    multi_label: bool = False,
+    language: str = "",
+) -> Exam:
     """The exam of a task over labelled rows.
 
     Args:
         rows: of the task's type, each with its answer.
-        labels, multi_label: see `LabelledSet`.
+        labels, multi_label, language: see `LabelledSet`.
+
+    Raises:
+        InputError: figures that need a package which is not installed.
     """
     kind = _ROWS[task]
     assert all(isinstance(row, kind) for row in rows)
+    if task in WRITTEN_TASKS:
+        from melete.evaluation.written_exams import written_exam
+
+        return written_exam(task, rows, language)
     if task == CLASSIFICATION:
         return (SeveralLabels if multi_label else OneLabel)(rows, labels)
     if task == SIMILARITY:

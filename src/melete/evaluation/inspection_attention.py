@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from melete.data.batch import Batch
-from melete.models.base import Network
+from melete.models.base import EncoderDecoder, Network
 
 
 class _Weights(TorchFunctionMode):
@@ -30,7 +30,10 @@ class _Weights(TorchFunctionMode):
     ) -> Any:
         if func is F.scaled_dot_product_attention:
             self.layers.append(_weights(*args, **(kwargs or {})))
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if func is Tensor.softmax:  # of plain products, which are quicker for a few queries
+            self.layers.append(found.float().flatten(1, -3))
+        return found
 
 
 def _weights(
@@ -52,6 +55,23 @@ def _weights(
     elif attn_mask is not None:
         scores = scores + attn_mask
     return scores.softmax(-1)
+
+
+@torch.no_grad()
+def attention_to_source(model: EncoderDecoder, batch: Batch) -> Tensor:
+    """How each token of an answer divides its attention among those of its source: (L, B, H, T, S), float32.
+
+    Args:
+        model: in evaluation mode, float32.
+        batch: answers and sources of at least two tokens.
+    """
+    with _Weights() as seen:
+        model.encode(batch)
+    below, layers = model.config.num_hidden_layers, model.config.num_decoder_layers
+    if len(seen.layers) == 1:  # a recurrent model looks at its source alone
+        return torch.stack(seen.layers)
+    assert len(seen.layers) == below + 2 * layers  # a decoder's layers look at the answer, then at the source
+    return torch.stack(seen.layers[below + 1 :: 2])
 
 
 @torch.no_grad()

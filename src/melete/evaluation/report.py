@@ -83,6 +83,8 @@ def _results(result: dict[str, Any]) -> list[str]:
         section("confusion", task_sections.confusion_table(result)),
         section("calibration", task_sections.calibration_plot(result)),
         section("errors", task_sections.error_table(result)),
+        section("typical", task_sections.typical_table(result)),
+        section("alignments", task_sections.alignment_tables(result)),
     ]
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from melete.console import Progress
-from melete.data.labelled.rows import LabelledRow, QuestionRow, TagRow
+from melete.data.labelled.rows import LabelledRow, QuestionRow, TagRow, WrittenRow
 from melete.evaluation.exams import Answer, Entities, Exam, OneLabel
 from melete.metrics.classification import calibration, confusion
 from melete.metrics.intervals import Comparison
 from melete.metrics.tagging import entities
 from melete.tasks.base import Predictor
 
-MOST_ERRORS = 20
+MOST_ERRORS, MOST_TYPICAL = 20, 5
 # Most labels whose confusions are shown.
 MOST_LABELS = 30
 # Of a text whose answer is wrong.
@@ -45,7 +45,8 @@ def score_answers(exam: Exam, answers: Mapping[str, Sequence[Answer]]) -> Scored
 
     Returns:
         Figures: `table` (a dict a model: its figures, and `low` and `high` of the main one; `difference` with its
-        bounds to the first model), `metric`, `errors`, and where there is one label a row `confusion`, `calibration`.
+        bounds to the first model), `metric`, `errors`, where there is one label a row `confusion`, `calibration`, and
+        of texts `scale`, `signatures` and `typical` (rows that are neither good nor bad).
     """
     marks = {name: exam.mark(own) for name, own in answers.items()}
     first, *others = marks
@@ -55,6 +56,9 @@ def score_answers(exam: Exam, answers: Mapping[str, Sequence[Answer]]) -> Scored
     if isinstance(exam, OneLabel):
         figures |= _one_label(exam, marks[first])
     figures["errors"] = _errors(exam, answers[first], marks[first])
+    if isinstance(exam.rows[0], WrittenRow):
+        figures |= {"scale": exam.scale, "signatures": dict(exam.signatures)}
+        figures["typical"] = _typical(exam, answers[first], marks[first])
     return Scored(figures, _lines(exam, table))
 
 
@@ -77,13 +81,16 @@ def _lines(exam: Exam, table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A line a model; the last column says by how much the first is better."""
     several = len(table) > 1
     lines = [["model", exam.main, "95 % interval", *exam.names[1:]]]
+    digits = 4 if exam.scale == 1 else 2
     lines[0] += [f"{table[0]['name']} is better by"] * several
     for row in table:
-        cells = [row["name"], f"{row[exam.main]:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"]
-        cells += [f"{row[name]:.4f}" for name in exam.names[1:]]
+        low, high = (f"{row[bound]:.{digits}f}" for bound in ("low", "high"))
+        cells = [row["name"], f"{row[exam.main]:.{digits}f}", f"{low} to {high}"]
+        cells += [f"{row[name]:.{digits}f}" for name in exam.names[1:]]
         if several:
             better = row.get("difference")
-            cells.append(f"{better[0]:+.4f} ({better[1]:+.4f} to {better[2]:+.4f})" if better else "")
+            by, least, most = (f"{bound:+.{digits}f}" for bound in better or (0.0, 0.0, 0.0))
+            cells.append(f"{by} ({least} to {most})" if better else "")
         lines.append(cells)
     return lines
 
@@ -110,15 +117,24 @@ def _errors(exam: Exam, answers: Sequence[Answer], marks: np.ndarray) -> list[di
     each = exam.each(marks)
     sure = np.array([_certainty(answer) for answer in answers])
     worst = [i for i in np.lexsort((-sure, each))[:MOST_ERRORS].tolist() if each[i] < 1]
-    errors = []
-    for i in worst:
-        row = exam.rows[i]
-        right, said = right_and_said(exam, i, answers[i])
-        errors.append(
-            {"where": row.where, "texts": shown(row), "right": right, "said": said}
-            | {"probability": None if math.isnan(sure[i]) else float(sure[i])}
-        )
-    return errors
+    return [
+        _beside(exam, i, answers[i]) | {"probability": None if math.isnan(sure[i]) else float(sure[i])}
+        for i in worst
+    ]
+
+
+def _typical(exam: Exam, answers: Sequence[Answer], marks: np.ndarray) -> list[dict[str, Any]]:
+    """The rows in the middle, from better to worse."""
+    order = np.argsort(-exam.each(marks), kind="stable")
+    first = max((len(order) - MOST_TYPICAL) // 2, 0)
+    return [_beside(exam, i, answers[i]) for i in order[first : first + MOST_TYPICAL].tolist()]
+
+
+def _beside(exam: Exam, number: int, answer: Answer) -> dict[str, Any]:
+    """A row, what would be right, and what was said."""
+    row = exam.rows[number]
+    right, said = right_and_said(exam, number, answer)
+    return {"where": row.where, "texts": shown(row), "right": right, "said": said}
 
 
 def _certainty(answer: Answer) -> float:
@@ -144,7 +160,7 @@ def shown(row: LabelledRow) -> list[str]:
 def right_and_said(exam: Exam, number: int, *answers: Answer) -> list[Any]:
     """What would be right for a row, and what each model said, as JSON has it; of tags only where these differ."""
     row = exam.rows[number]
-    keys = ("label", "labels", "tags", "answer", "score")
+    keys = ("label", "labels", "tags", "answer", "text", "score")
     said = [next(answer[key] for key in keys if key in answer) for answer in answers]
     if isinstance(row, TagRow):
         stretches = _entities if isinstance(exam, Entities) else _tagged

@@ -1,4 +1,4 @@
-"""What a run's page shows of a model for a task: figures beside a baseline, confusions, calibration, worst errors."""
+"""What a run's page shows of a model for a task: figures beside a baseline, confusions, worst errors, alignments."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ def figure_table(result: dict[str, Any]) -> str:
     table, metric = result["table"], str(result["metric"])
     hidden = {"name", "low", "high", "difference", "p_value", metric}
     others = [key for key in table[0] if key not in hidden]
-    several = len(table) > 1
+    several, scale = len(table) > 1, number(result.get("scale")) or 1.0
     columns = [metric, "interval", *others, *(["difference"] if several else [])]
     head = "".join(f"<th>{t_pair(*names(column))}</th>" for column in ["name", *columns])
     rows = []
     for i, row in enumerate(table):
         value, low, high = (number(row.get(key)) for key in (metric, "low", "high"))
-        share = f"width:{min(max(value or 0.0, 0.0), 1.0):.1%}"
-        cells = [f'<td><b>{_figure(value)}</b><i class="bar" style="{share}"></i></td>']
-        cells += [f"<td>{_figure(low)} … {_figure(high)}</td>"]
-        cells += [f"<td>{_figure(number(row.get(key)))}</td>" for key in others]
+        share = f"width:{min(max((value or 0.0) / scale, 0.0), 1.0):.1%}"
+        cells = [f'<td><b>{_figure(value, scale)}</b><i class="bar" style="{share}"></i></td>']
+        cells += [f"<td>{_figure(low, scale)} … {_figure(high, scale)}</td>"]
+        cells += [f"<td>{_figure(number(row.get(key)), scale)}</td>" for key in others]
         if several:
-            cells.append(_difference(row.get("difference")))
+            cells.append(_difference(row.get("difference"), scale))
         name = str(row.get("name", ""))
         heading = f"<th>{t_pair(*names(name)) if i else esc(name)}</th>"  # a model may be called as it likes
         kind = ' class="baseline"' if i else ""
         rows.append(f"<tr{kind}>{heading}{''.join(cells)}</tr>")
     says = t("figures_say", rows=f"{result.get('rows', 0):,}")
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table class="figures">{body}</table></div><p class="small">{says}</p>'
+    how = [f"{esc(str(name))}: {esc(str(text))}" for name, text in (result.get("signatures") or {}).items()]
+    notes = "".join(f'<p class="small">{one}</p>' for one in (says, *how))
+    return f'<div class="wide"><table class="figures">{body}</table></div>{notes}'
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -48,6 +50,7 @@ def headline(result: dict[str, Any]) -> str:
         return ""
     best = max(others, key=lambda row: number(row[metric]) or 0.0)
     change = (number(table[0][metric]) or 0.0) - (number(best[metric]) or 0.0)
+    change /= number(result.get("scale")) or 1.0
     words = t(
         "ahead" if change >= 0 else "behind",
         points=f"{100 * abs(change):.1f}",
@@ -57,12 +60,13 @@ def headline(result: dict[str, Any]) -> str:
     return f'<p class="headline{" bad" if change < 0 else ""}">{words}</p>'
 
 
-def _difference(bounds: Any) -> str:
+def _difference(bounds: Any, scale: float) -> str:
     if not bounds:
         return "<td></td>"
     value, low, high = bounds
     kind = "good" if low > 0 else "bad" if high < 0 else ""
-    return f'<td><em class="{kind}">{value:+.4f}</em> ({low:+.4f} … {high:+.4f})</td>'
+    shown, least, most = (f"{bound:+.{4 if scale == 1 else 2}f}" for bound in (value, low, high))
+    return f'<td><em class="{kind}">{shown}</em> ({least} … {most})</td>'
 
 
 def confusion_table(result: dict[str, Any]) -> str:
@@ -123,7 +127,32 @@ def calibration_plot(result: dict[str, Any]) -> str:
 
 def error_table(result: dict[str, Any]) -> str:
     """The rows that are most wrong, the surest first."""
-    errors = result.get("errors") or []
+    table = _answer_table(result.get("errors") or [])
+    return f'{table}<p class="small">{t("errors_say")}</p>' if table else ""
+
+
+def typical_table(result: dict[str, Any]) -> str:
+    """Rows that are neither good nor bad."""
+    table = _answer_table(result.get("typical") or [])
+    return f'{table}<p class="small">{t("typical_say")}</p>' if table else ""
+
+
+def alignment_tables(result: dict[str, Any]) -> str:
+    """Which tokens of a source (across) each token of an answer (down) was written from."""
+    tables = []
+    for picture in result.get("alignments") or []:
+        head = "".join(f"<th><span>{esc(str(token))}</span></th>" for token in picture.get("source") or [])
+        rows = []
+        for token, shares in zip(picture.get("answer") or [], picture.get("weights") or [], strict=False):
+            cells = "".join(f'<td style="--share:{number(share) or 0.0:.2f}"></td>' for share in shares)
+            rows.append(f"<tr><th>{esc(str(token))}</th>{cells}</tr>")
+        body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        tables.append(f'<div class="wide"><table class="confusion upright alignment">{body}</table></div>')
+    return f'{"".join(tables)}<p class="small">{t("alignments_say")}</p>' if tables else ""
+
+
+def _answer_table(errors: list[dict[str, Any]]) -> str:
+    """Rows with what would be right and what was said."""
     columns = ["right", "said"]
     if any(number(error.get("probability")) is not None for error in errors):
         columns.append("probability")
@@ -141,7 +170,7 @@ def error_table(result: dict[str, Any]) -> str:
         return ""
     head = "".join(f"<th>{t(column)}</th>" for column in ("text", *columns))
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<table class="text errors">{body}</table><p class="small">{t("errors_say")}</p>'
+    return f'<table class="text errors">{body}</table>'
 
 
 def _lines(value: Any) -> str:
@@ -151,5 +180,5 @@ def _lines(value: Any) -> str:
     return _figure(value) if isinstance(value, float) else esc(str(value)) or "–"
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _figure(value: float | None, scale: float = 1.0) -> str:
+    return "" if value is None else f"{value:.{4 if scale == 1 else 2}f}"

@@ -1,10 +1,16 @@
-"""BLEU, chrF and TER as `sacrebleu` computes them, each with the signature that says how (Post 2018)."""
+"""BLEU, chrF and TER as `sacrebleu` computes them, each with the signature that says how (Post 2018).
+
+`translation_scores` gives the figures of a corpus; `translation_counts` what each of its texts adds to them, so that
+they can be had of any part of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from melete.errors import InputError
 
@@ -22,6 +28,77 @@ class TranslationScore:
 
     value: float
     signature: str
+
+
+@dataclass(frozen=True)
+class TranslationCounts:
+    """What each text adds to one figure.
+
+    Attributes:
+        counts: float64 (N, K).
+        signature: see `TranslationScore`.
+        metric: of `sacrebleu`.
+    """
+
+    counts: np.ndarray
+    signature: str
+    metric: Any
+
+    def score(self, counts: np.ndarray) -> float:
+        """The figure of texts whose counts are given, (M, K): 0 to 100."""
+        return float(self.metric._compute_score_from_stats(counts.sum(0).tolist()).score)
+
+
+def translation_counts(
+    predicted: Sequence[str],
+    references: Sequence[Sequence[str]],
+    language: str = "",
+    *,
+    tokenised: bool = False,
+) -> dict[str, TranslationCounts]:
+    """BLEU, chrF and TER of a corpus, text by text; otherwise as `translation_scores`.
+
+    Args:
+        references: of each text at least one, not as many for all.
+        tokenised: also "tokenised_bleu", of lower-cased Moses tokens, as the Multi30k literature has it.
+    """
+    streams = [
+        [several[i] if i < len(several) else None for several in references]
+        for i in range(max(map(len, references)))
+    ]
+    found = {kind: _counted(metric, predicted, streams) for kind, metric in _metrics(language).items()}
+    if tokenised:
+        found["tokenised_bleu"] = _tokenised(predicted, streams, language)
+    return found
+
+
+def _counted(
+    metric: Any, predicted: Sequence[str], streams: Sequence[Sequence[str | None]]
+) -> TranslationCounts:
+    # What sacrebleu's own tests of significance are made of.
+    counts = metric._extract_corpus_statistics(list(predicted), streams)
+    return TranslationCounts(np.array(counts, dtype=np.float64), str(metric.get_signature()), metric)
+
+
+def _tokenised(
+    predicted: Sequence[str], streams: Sequence[Sequence[str | None]], language: str
+) -> TranslationCounts:
+    try:
+        import sacremoses
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError:
+        raise InputError("tokenised BLEU needs sacremoses", do="pip install 'melete[translation]'") from None
+    moses = sacremoses.MosesTokenizer(lang=language or "en")
+
+    def cut(text: str | None) -> str | None:
+        return None if text is None else str(moses.tokenize(text.lower(), return_str=True, escape=False))
+
+    metric = BLEU(tokenize="none", force=True)
+    found = _counted(
+        metric, [cut(text) or "" for text in predicted], [list(map(cut, own)) for own in streams]
+    )
+    signature = f"{found.signature}|lower-cased, sacremoses:{sacremoses.__version__}:{language or 'en'}"
+    return TranslationCounts(found.counts, signature, metric)
 
 
 def translation_scores(

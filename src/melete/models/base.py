@@ -208,14 +208,19 @@ class Network(nn.Module):
         """Whether an answer begins, and whether one ends at each token, (B, T, D) -> (B, T, 2)."""
         return self._part("span")(hidden)
 
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks lie on one another."""
+        return self.config.num_hidden_layers
+
     def depth(self, name: str) -> int:
-        """How deep a parameter lies: 0 for embeddings, 1 .. layers for blocks, one more for the head."""
+        """How deep a parameter lies: 0 for embeddings, 1 .. `num_blocks` for blocks, one more for the head."""
         part, _, rest = name.partition(".")
         if part == "layers":
             return 1 + int(rest.partition(".")[0])
         if part in self._worn:
-            return 1 + self.config.num_hidden_layers
-        return self.config.num_hidden_layers if part == "norm" else 0
+            return 1 + self.num_blocks
+        return self.num_blocks if part == "norm" else 0
 
     def _wear(self, head: Head) -> None:
         """Add the parts of a head."""
@@ -349,6 +354,23 @@ class EncoderDecoder(Network):
     A batch is what the decoder reads, and its `source` what the encoder does. Each source is read once: `read` gives
     what every layer of the decoder sees of it, and a cache keeps that, so that the batches that go on have none.
     """
+
+    @property
+    def num_blocks(self) -> int:
+        """Those of the encoder and, above them, of the decoder."""
+        return self.config.num_hidden_layers + self.config.num_decoder_layers
+
+    def depth(self, name: str) -> int:
+        """See `Network.depth`."""
+        stack, _, rest = name.partition(".")
+        if stack not in ("encoder", "decoder"):
+            return super().depth(name)
+        below = 0 if stack == "encoder" else self.config.num_hidden_layers
+        part, _, rest = rest.partition(".")
+        if part == "layers":
+            return below + 1 + int(rest.partition(".")[0])
+        above = self.config.num_hidden_layers if stack == "encoder" else self.num_blocks
+        return above if part == "norm" else 0
 
     @abstractmethod
     def read(self, source: Batch) -> Source:

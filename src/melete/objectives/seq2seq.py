@@ -12,7 +12,7 @@ from torch import Tensor
 
 from melete.data.batch import Batch, Example, ExampleKey
 from melete.errors import InputError
-from melete.models.base import EncoderDecoder
+from melete.models.base import EncoderDecoder, Network
 from melete.models.checkpoint import load_encoder_decoder
 from melete.nn.functional import linear_cross_entropy
 from melete.objectives.base import Context, Objective
@@ -24,6 +24,43 @@ class Pair:
 
     source: np.ndarray
     target: np.ndarray
+
+
+def lay_out_pairs(model: Network, pairs: Sequence[Pair], end: int, term: str) -> Batch:
+    """Pairs as a model reads them, a row each; what it should say is labelled by the name of the term.
+
+    An encoder reads `source <end>`, its decoder `<start> target`, and the labels are `target <end>`. A model that
+    only continues texts reads `source <end> target`, and its labels begin behind the first end.
+    """
+    pad_id = model.config.pad_token_id or 0
+    sources = [np.append(pair.source, end) for pair in pairs]
+    answers = [np.append(pair.target, end) for pair in pairs]
+    if isinstance(model, EncoderDecoder):
+        begun = [np.append(model.config.decoder_start_token_id, pair.target) for pair in pairs]
+    else:
+        begun = [np.append(source, pair.target) for source, pair in zip(sources, pairs, strict=True)]
+    batch = Batch.from_rows([torch.from_numpy(row) for row in begun], pad_id)
+    labels = torch.full_like(batch.input_ids, -100)
+    for row, answer, read in zip(labels, answers, begun, strict=True):
+        row[len(read) - len(answer) : len(read)] = torch.from_numpy(answer)
+    batch = replace(batch, labels={term: labels})
+    if not isinstance(model, EncoderDecoder):
+        return batch
+    return replace(batch, source=Batch.from_rows([torch.from_numpy(row) for row in sources], pad_id))
+
+
+def end_of(model: Network) -> int:
+    """The token that ends a text.
+
+    Raises:
+        InputError: the model's config does not say.
+    """
+    end = model.config.eos_token_id
+    if not isinstance(end, int):
+        raise InputError(
+            f"eos_token_id is {end}", where="model.config", expected="the token that ends a text"
+        )
+    return end
 
 
 class SequenceToSequence(Objective):
@@ -38,29 +75,15 @@ class SequenceToSequence(Objective):
 
     def __init__(self, model: EncoderDecoder, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        end = model.config.eos_token_id
-        if not isinstance(end, int):
-            raise InputError(
-                f"eos_token_id is {end}", where="model.config", expected="the token that ends a text"
-            )
         self.model: EncoderDecoder = model
-        self.label_smoothing, self._end = label_smoothing, end
+        self.label_smoothing, self._end = label_smoothing, end_of(model)
         self.weights = {"seq2seq": 1.0}
 
     def prepare(
         self, examples: Sequence[Example], rng_for: Callable[[ExampleKey], np.random.Generator]
     ) -> Batch:
-        """The encoder reads `source <end>`, the decoder `<start> target`; the label is `target <end>`."""
-        config, end = self.model.config, [self._end]
-        pad_id = config.pad_token_id or 0
-        targets = [example.data.target for example in examples]
-        rows = [np.concatenate([[config.decoder_start_token_id], target]) for target in targets]
-        batch = Batch.from_rows([torch.from_numpy(row) for row in rows], pad_id)
-        labels = torch.full_like(batch.input_ids, -100)
-        for row, target in zip(labels, targets, strict=True):
-            row[: len(target) + 1] = torch.from_numpy(np.concatenate([target, end]))
-        sources = [torch.from_numpy(np.concatenate([example.data.source, end])) for example in examples]
-        return replace(batch, labels={"seq2seq": labels}, source=Batch.from_rows(sources, pad_id))
+        """See `lay_out_pairs`."""
+        return lay_out_pairs(self.model, [example.data for example in examples], self._end, "seq2seq")
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Predicted tokens."""

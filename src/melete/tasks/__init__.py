@@ -18,6 +18,9 @@ TASKS: dict[str, str] = {
     "token-classification": "melete.tasks.token_classification:TokenClassification",
     "question-answering": "melete.tasks.question_answering:QuestionAnswering",
     "feature-extraction": "melete.tasks.feature_extraction:FeatureExtraction",
+    "translation": "melete.tasks.text_to_text:Translation",
+    "summarization": "melete.tasks.text_to_text:Summarization",
+    "text2text-generation": "melete.tasks.text_to_text:AnyText",
 }
 
 
@@ -53,14 +56,22 @@ def task_of(folder: Path, wanted: str | None = None) -> str:
     Raises:
         InputError: no config.json, no such task, or the model has no head for it, or for any.
     """
+    from melete.data.labelled.rows import TEXT_TO_TEXT, WRITTEN_TASKS
     from melete.models import family
     from melete.models.checkpoint import named_head
+    from melete.models.purpose import read_purpose
 
     if wanted is not None and wanted != GENERATION:
         predictor_class(wanted)
     name, architecture, own = named_head(folder)
     if wanted == FEATURES or (wanted is None and (folder / FEATURES_FILE).is_file()):
         return FEATURES
+    # A text for a text: the class is the same for each of these tasks, and may be that of any decoder.
+    purpose = read_purpose(folder) if own in (GENERATION, TEXT_TO_TEXT) else None
+    if purpose is not None and purpose.task in WRITTEN_TASKS and wanted in (None, purpose.task):
+        return purpose.task
+    if own == TEXT_TO_TEXT and wanted in (None, *WRITTEN_TASKS):
+        return wanted or TEXT_TO_TEXT
     heads = family(name).HEADS
     worn = set(heads[own].parts) if own is not None else set[str]()
     for task in [own, GENERATION, *TASKS] if wanted is None else [wanted]:

@@ -22,8 +22,8 @@ PLAIN = re.compile(r"\.txt(\.gz|\.xz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledPredictor(Predictor):
-    """A predictor whose model was trained on labelled rows. Training encodes texts and reads scores by it too.
+class RowPredictor(Predictor):
+    """A predictor whose model was trained on rows with answers. Training encodes texts by it too.
 
     Attributes:
         reads: the task whose columns its files have.
@@ -35,6 +35,23 @@ class LabelledPredictor(Predictor):
     def rows_task(self) -> str:
         """What its rows are for, see `data.labelled`."""
         return self.task
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """What answers are chosen from; nothing where they are written."""
+        return ()
+
+    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
+        """The rows of a file, its columns found as in training; lines of plain text, where one text is a row."""
+        if source == STDIN or (len(self.columns) == 1 and PLAIN.search(source)):
+            return super().read(source, named)
+        columns = {role: name for role, name in named.items() if name is not None}
+        return (row.inputs for row in read_labelled(source, self.reads, columns=columns, labelled=False))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPredictor(RowPredictor):
+    """A predictor that scores labels. Training reads scores by it too."""
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -54,13 +71,6 @@ class LabelledPredictor(Predictor):
     def run(self, batch: Batch, pieces: Sequence[Piece]) -> list[Any]:
         """See `Predictor.run`."""
         return self.outputs(self.scores(batch, pieces), pieces)
-
-    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
-        """The rows of a file, its columns found as in training; lines of plain text, where one text is a row."""
-        if source == STDIN or (len(self.columns) == 1 and PLAIN.search(source)):
-            return super().read(source, named)
-        columns = {role: name for role, name in named.items() if name is not None}
-        return (row.inputs for row in read_labelled(source, self.reads, columns=columns, labelled=False))
 
     @abstractmethod
     def scores(self, batch: Batch, pieces: Sequence[Piece]) -> Tensor:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from melete import config as configs
 from melete.baselines.labelled import baselines_for
-from melete.config import AugmentationSection, FinetuningSection, RunConfig
+from melete.config import AugmentationSection, DecodingSection, FinetuningSection, RunConfig
 from melete.console import duration, say
 from melete.data.augmentation import Augmentation
 from melete.data.batch import Batch, Example
-from melete.data.labelled.rows import CLASSIFICATION, TAGGING, LabelledRow
+from melete.data.labelled.rows import CLASSIFICATION, TAGGING, WRITTEN_TASKS, LabelledRow
 from melete.data.labelled.sets import LabelledSet
 from melete.data.sampling import rng_for
 from melete.data.text_batches import AllTexts, TextBatches
@@ -32,9 +32,11 @@ from melete.models import causal_families, family, is_spec, preset, random_model
 from melete.models.base import ModelConfig, Network
 from melete.models.checkpoint import load_config, load_network, locate, named_head
 from melete.objectives.base import Objective
-from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora
+from melete.objectives.craft import Craft, CraftedObjective, Lora
+from melete.objectives.labelled import LabelledObjective, LabelledPiece
+from melete.tasks import predictor_class, task_of
 from melete.tasks.base import Answer
-from melete.tasks.labelled import LabelledPredictor
+from melete.tasks.labelled import LabelledPredictor, RowPredictor
 from melete.training.budget import measure
 from melete.training.building import check_vocabulary, expected_vocabulary, fields_of, tokenizer_of_model
 from melete.training.job import About, Card, Job, Sources
@@ -53,6 +55,7 @@ from melete.training.rate_finder import find_rate
 _EVALUATIONS = 10
 _EVALUATION_SHARE = 0.15
 _MEASURED = 4  # steps whose time is taken
+_AVERAGED_SHARE = 0.2  # of the training, at its end, from which checkpoints are averaged
 # A pass without gradients costs a third of one with them.
 _FORWARD = 1 / 3
 
@@ -62,7 +65,7 @@ class FinetuneJob(Job):
 
     Attributes:
         task: its name on the Hub.
-        head_task: the head that the model wears; "" = that of the task.
+        head_task: the head that the model wears; "" = that of the task; see `head`.
         predictor_kind: how it reads rows and answers them.
         changeable: whether augmentation may change its texts.
         kept: fields of the predictor that the model's folder knows.
@@ -74,7 +77,7 @@ class FinetuneJob(Job):
 
     task: ClassVar[str]
     head_task: ClassVar[str] = ""
-    predictor_kind: ClassVar[type[LabelledPredictor]]
+    predictor_kind: ClassVar[type[RowPredictor]]
     changeable: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     rehearsed: ClassVar[dict[str, Any]] = {}
@@ -88,9 +91,9 @@ class FinetuneJob(Job):
         self.context = min(config.training.context, of_model.max_position_embeddings)
         # What is longer is cut by whoever opens the folder.
         tokenizer.config["model_max_length"] = self.context
-        shell = skeleton(name, of_model, self.head())
+        shell = skeleton(name, of_model, self.head(name))
         self.predictor = self.reader(config, shell, tokenizer, Path())
-        self.exam = exam_of(self.task, rows.valid, rows.labels, rows.multi_label)
+        self.exam = exam_of(self.task, rows.valid, rows.labels, rows.multi_label, rows.language)
         metric, names = config.finetuning.metric, (*self.exam.names, "loss")
         if metric and metric not in names:
             where = "finetuning.metric"
@@ -113,10 +116,10 @@ class FinetuneJob(Job):
     @abstractmethod
     def minimised(
         cls, config: RunConfig, model: Network, craft: Craft, pad_id: int, lora: Lora | None = None
-    ) -> LabelledObjective:
+    ) -> CraftedObjective:
         """The objective over a model."""
 
-    def objective(self, config: RunConfig, model: Network) -> LabelledObjective:
+    def objective(self, config: RunConfig, model: Network) -> CraftedObjective:
         """That of this run's rows."""
         return self.minimised(config, model, self.craft(config), self.pad_id, _lora(config))
 
@@ -126,16 +129,13 @@ class FinetuneJob(Job):
         """A label for a piece of `length` tokens, as good as any."""
 
     @classmethod
-    def head(cls) -> str:
-        """The head that the model wears."""
+    def head(cls, family: str) -> str:
+        """The head that a model of a family wears."""
         return cls.head_task or cls.task
 
-    @classmethod
-    def reader(
-        cls, config: RunConfig, model: Network, tokenizer: Tokenizer, folder: Path
-    ) -> LabelledPredictor:
+    def reader(self, config: RunConfig, model: Network, tokenizer: Tokenizer, folder: Path) -> RowPredictor:
         """The predictor over a model."""
-        return cls.predictor_kind(model, tokenizer, folder)
+        return self.predictor_kind(model, tokenizer, folder)
 
     @classmethod
     def text_of(cls, row: LabelledRow) -> str:
@@ -147,7 +147,7 @@ class FinetuneJob(Job):
     @classmethod
     def suits(cls, family: str) -> bool:
         """See `Job.suits`."""
-        return cls.head() in _heads(family)
+        return cls.head(family) in _heads(family)
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
@@ -165,8 +165,17 @@ class FinetuneJob(Job):
             raise InputError(f"the labels of {cls.task} belong to words", where="finetuning.augmentation")
         if tuning.class_weights and cls.task not in (CLASSIFICATION, TAGGING):
             raise InputError(f"{cls.task} has no labels to weigh", where="finetuning.class_weights")
+        if cls.task not in WRITTEN_TASKS:
+            for key, asked in (
+                ("finetuning.bpe_dropout", tuning.bpe_dropout),
+                ("decoding", config.decoding != DecodingSection()),
+            ):
+                if asked:
+                    raise InputError(f"{cls.task} has no use for it", where=key)
         if tuning.crf and cls.task != TAGGING:
             raise InputError(f"{cls.task} has no tags", where="finetuning.crf", expected=TAGGING)
+        for name in config.evaluation.beside:
+            task_of(locate(name), cls.predictor_kind.task)
         if config.evaluation.baseline and cls.task == CLASSIFICATION and find_spec("sklearn") is None:
             do = "install it with `pip install 'melete[baselines]'`, or leave the baseline out with --no-baseline"
             raise InputError("the linear baseline needs scikit-learn", do=do)
@@ -183,9 +192,11 @@ class FinetuneJob(Job):
             fields = {"max_position_embeddings": config.training.context, **section.config}
             fields |= {"vocab_size": expected_vocabulary(config)}
             of_model = preset(section.source, **fields, **cls.rehearsed)
-            model = random_model(section.source.partition(":")[0], of_model, cls.head())
+            name = section.source.partition(":")[0]
+            model = random_model(name, of_model, cls.head(name))
         else:
-            model = load_network(locate(section.source), task=cls.head(), changes=cls.rehearsed)
+            folder = locate(section.source)
+            model = load_network(folder, task=cls.head(named_head(folder)[0]), changes=cls.rehearsed)
         return cls.minimised(config, model, Craft(), 0)
 
     @classmethod
@@ -213,21 +224,22 @@ class FinetuneJob(Job):
     def settle(self, config: RunConfig) -> RunConfig:
         """Steps from epochs, intervals from steps, and a learning rate from the model's width."""
         tuning, t = config.finetuning, config.training
-        epoch = math.ceil(self.count / tuning.batch_size)
+        epoch = self.epoch_steps(config)
         steps = max(1, round(tuning.epochs * epoch))
         spent = self.valid.lengths.sum() * _FORWARD / max(self.tokens * tuning.epochs, 1)
         times = int(np.clip(_EVALUATION_SHARE / max(spent, 1e-9), 1, _EVALUATIONS))
         changes: dict[str, Any] = {
             "training.context": self.context,
-            "training.batch_tokens": tuning.batch_size * self.context,
+            "training.batch_tokens": self.step_tokens(config),
             "training.steps": steps,
         }
-        reasons = {"training.steps": f"{tuning.epochs:g} times {epoch:,} steps of {tuning.batch_size} texts"}
+        reasons = {"training.steps": f"{tuning.epochs:g} times {epoch:,} steps of {self.step_words(config)}"}
         default = RunConfig()
         if t.eval_every == default.training.eval_every:
             changes["training.eval_every"] = max(1, math.ceil(steps / times))
-        if t.save_every == default.training.save_every:
-            changes["training.save_every"] = 0
+        if t.save_every == default.training.save_every:  # no more than are averaged at the end
+            every = max(1, round(_AVERAGED_SHARE * steps / max(t.average_last, 1)))
+            changes["training.save_every"] = every if t.average_last else 0
         if config.schedule.warmup_steps == 0:
             changes["schedule.warmup_steps"] = round(0.1 * steps)
         if config.optimizer.learning_rate == 0:
@@ -253,21 +265,26 @@ class FinetuneJob(Job):
         speeds = [measure(config, objective, 0, repeats=1, batch=batch) for batch in batches]
         token = sum(s.token * batch.tokens for s, batch in zip(speeds, batches, strict=True))
         token /= sum(batch.tokens for batch in batches)
-        each = 1.1 * (token * self.tokens / self.count * config.finetuning.batch_size + speeds[-1].update)
+        epoch = self.epoch_steps(config)
+        each = 1.1 * (token * self.tokens / epoch + speeds[-1].update)
         left = max(60 * minutes - (time.monotonic() - self.begun), 1.0) * (1 - _EVALUATION_SHARE)
         steps = max(1, int(left / each))
         if steps >= config.training.steps:
             return config
         times = math.ceil(config.training.steps / config.training.eval_every)
+        saving = config.training.save_every and max(
+            1, round(config.training.save_every * steps / config.training.steps)
+        )
         why = (
             f"{steps:,} of {config.training.steps:,}: {duration(left)} at {each:.2f} s each, measured, "
-            f"{steps * config.finetuning.batch_size / self.count:.1f} epochs"
+            f"{steps / epoch:.1f} epochs"
         )
         return configs.change(
             config,
             {
                 "training.steps": steps,
                 "training.eval_every": max(1, math.ceil(steps / times)),
+                "training.save_every": saving,
                 "schedule.warmup_steps": min(config.schedule.warmup_steps, round(0.1 * steps)),
                 "finetuning.minutes": 0.0,
             },
@@ -279,10 +296,11 @@ class FinetuneJob(Job):
         name, of_model = self._model_config(config)
         section = config.model
         if is_spec(section.source):
-            model = random_model(name, of_model, self.head(), seed=config.seed, init=section.init or None)
+            model = random_model(name, of_model, self.head(name), seed=config.seed, init=section.init or None)
         else:
             changes = {field: getattr(of_model, field) for field in self._changed_fields(config)}
-            model = load_network(locate(section.source), task=self.head(), changes=changes, seed=config.seed)
+            folder, head = locate(section.source), self.head(name)
+            model = load_network(folder, task=head, changes=changes, seed=config.seed)
         check_vocabulary(config, self.tokenizer, model)
         return self._examined(config, self.objective(config, model.train()))
 
@@ -290,7 +308,7 @@ class FinetuneJob(Job):
         """See `Job.reopen`; with LoRA the model is the one that was begun with."""
         if config.finetuning.lora.rank:
             return self.build(config)
-        model = load_network(checkpoint, task=self.head())
+        model = load_network(checkpoint, task=self.head(named_head(checkpoint)[0]))
         return self._examined(config, self.objective(config, model.train()))
 
     def sources(self, config: RunConfig) -> Sources:
@@ -304,6 +322,18 @@ class FinetuneJob(Job):
             AllTexts(valid, valid_lengths, 2 * budget),
             1,
         )
+
+    def epoch_steps(self, config: RunConfig) -> int:
+        """Steps in which every training row is read once, or about as many."""
+        return math.ceil(self.count / config.finetuning.batch_size)
+
+    def step_tokens(self, config: RunConfig) -> int:
+        """Most tokens of a step."""
+        return config.finetuning.batch_size * self.context
+
+    def step_words(self, config: RunConfig) -> str:
+        """What a step is, in words."""
+        return f"{config.finetuning.batch_size} texts"
 
     @property
     def count(self) -> int:
@@ -339,17 +369,27 @@ class FinetuneJob(Job):
         predictor = replace(predictor, **{name: getattr(kind, name) for name in self.kept})
         rows = self.rows.valid
         answers: dict[str, Sequence[Answer]] = {config.model.source: answer_rows(predictor, rows)}
+        for name in config.evaluation.beside:
+            say(f"{name}: answering the same rows")
+            answers[name] = answer_rows(_other(name, self.predictor.task, config.training.device), rows)
         if config.evaluation.baseline:
             for baseline in reversed(baselines_for(self.rows)):
                 say(f"{baseline.name}: learning from the same rows")
                 answers[baseline.name] = baseline.fit(self.rows.train).predict(rows)
         scored = score_answers(self.exam, answers)
+        scored.figures["parameters"] = sum(p.numel() for p in predictor.model.parameters())
+        scored.figures.update(self.pictures(predictor, answers[config.model.source]))
+        signatures = "".join(f"\n{name}: {how}" for name, how in self.exam.signatures.items())
         return Card(
             scored.figures,
             scored.rows,
-            f"{len(rows):,} rows of {rows[0].file}, which also decided which weights are kept",
+            f"{len(rows):,} rows of {rows[0].file}, which also decided which weights are kept{signatures}",
             f"melete predict {final.parent} --data FILE",
         )
+
+    def pictures(self, predictor: RowPredictor, answers: Sequence[Answer]) -> dict[str, Any]:
+        """More for the page of a run, from the finished model and its answers to the validation rows."""
+        return {}
 
     # ------------------------------------------------------------------ parts
 
@@ -382,6 +422,7 @@ class FinetuneJob(Job):
 
     def outputs_of(self, logits: Tensor, units: Sequence[int]) -> list[Any]:
         """What is kept of the logits of some validation units."""
+        assert isinstance(self.predictor, LabelledPredictor)
         return self.predictor.outputs(logits, [self.valid.pieces[unit] for unit in units])
 
     def answer_of(self, row: int, outputs: Mapping[int, Any]) -> Answer:
@@ -396,7 +437,8 @@ class FinetuneJob(Job):
         found = (self.tokenizer.pad_id, self.tokenizer.eos_id, 0)
         return next(id_ for id_ in found if id_ is not None)
 
-    def _examined(self, config: RunConfig, objective: LabelledObjective) -> LabelledObjective:
+    def _examined(self, config: RunConfig, objective: CraftedObjective) -> CraftedObjective:
+        assert isinstance(objective, LabelledObjective)
         objective.examiner = Examiner(self)
         objective.deciding = config.finetuning.metric or self.exam.main
         return objective
@@ -473,6 +515,14 @@ def _told(notes: list[str]) -> Any:
         say(text)
 
     return note
+
+
+def _other(name: str, task: str, device: str) -> RowPredictor:
+    """A model that stands beside the trained one; what is too long for it is cut, as in training."""
+    folder = locate(name)
+    predictor = predictor_class(task_of(folder, task)).load(folder, device)
+    assert isinstance(predictor, RowPredictor)
+    return predictor.with_settings(long="cut") if "long" in predictor.settings else predictor
 
 
 def _heads(name: str) -> Mapping[str, Any]:

@@ -28,7 +28,8 @@ from melete.errors import InputError
 from melete.models.base import Network
 from melete.objectives.base import Objective
 from melete.objectives.classification import MULTI, REGRESSION, SINGLE, Classification
-from melete.objectives.labelled import Craft, LabelledObjective, LabelledPiece, Lora
+from melete.objectives.craft import Craft, CraftedObjective, Lora
+from melete.objectives.labelled import LabelledObjective, LabelledPiece
 from melete.objectives.question_answering import QuestionAnsweringLoss
 from melete.objectives.similarity import Pair, Similarity
 from melete.objectives.tagging import Tagging
@@ -119,8 +120,7 @@ class EmbeddingJob(FinetuneJob):
     predictor_kind = FeatureExtraction
     changeable = True
 
-    @classmethod
-    def reader(cls, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> FeatureExtraction:
+    def reader(self, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> FeatureExtraction:
         """See `FinetuneJob.reader`."""
         return FeatureExtraction(model, tokenizer, folder, config.finetuning.pooling)
 
@@ -196,8 +196,7 @@ class TaggingJob(FinetuneJob):
     predictor_kind = TokenClassification
     kept = ("crf",)
 
-    @classmethod
-    def reader(cls, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> TokenClassification:
+    def reader(self, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> TokenClassification:
         """See `FinetuneJob.reader`."""
         return TokenClassification(model, tokenizer, folder, overlap=config.finetuning.overlap)
 
@@ -219,7 +218,7 @@ class TaggingJob(FinetuneJob):
             label[piece.data.columns] = [number[tags[word]] for word in piece.data.words]
             yield label
 
-    def objective(self, config: RunConfig, model: Network) -> LabelledObjective:
+    def objective(self, config: RunConfig, model: Network) -> CraftedObjective:
         """See `FinetuneJob.objective`; a CRF decides the tags of validation rows too."""
         tagging = super().objective(config, model)
         assert isinstance(self.predictor, TokenClassification)
@@ -260,8 +259,7 @@ class QuestionJob(FinetuneJob):
         self.no_answer = any(not row.answer for row in usable)
         super().__init__(config, replace(rows, train=usable), tokenizer, notes)
 
-    @classmethod
-    def reader(cls, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> QuestionAnswering:
+    def reader(self, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> QuestionAnswering:
         """See `FinetuneJob.reader`."""
         return QuestionAnswering(model, tokenizer, folder, overlap=config.finetuning.overlap)
 
@@ -278,7 +276,7 @@ class QuestionJob(FinetuneJob):
             first, last = (0, 0) if ends is None else (end + window.column for end in ends)
             yield (first, last, window.column, window.column + len(window.spans))
 
-    def objective(self, config: RunConfig, model: Network) -> LabelledObjective:
+    def objective(self, config: RunConfig, model: Network) -> CraftedObjective:
         """See `FinetuneJob.objective`."""
         answering = super().objective(config, model)
         assert isinstance(self.predictor, QuestionAnswering)

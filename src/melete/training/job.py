@@ -28,6 +28,9 @@ JOBS: dict[str, str] = {
     "sentence-embedding": "melete.training.finetuning_tasks:EmbeddingJob",
     "token-classification": "melete.training.finetuning_tasks:TaggingJob",
     "question-answering": "melete.training.finetuning_tasks:QuestionJob",
+    "translation": "melete.training.writing:TranslationJob",
+    "summarization": "melete.training.writing:SummarizationJob",
+    "text2text-generation": "melete.training.writing:AnyTextJob",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from melete.config import RunConfig
 from melete.console import Progress, say
-from melete.data.labelled.rows import CLASSIFICATION, SIMILARITY, LabelledRow
+from melete.data.labelled.rows import CLASSIFICATION, SIMILARITY, WRITTEN_TASKS, LabelledRow
 from melete.data.labelled.sets import LabelledSet, load_labelled
 from melete.data.labelled.splits import folds
 from melete.data.lint import drop_leaks, lint
@@ -20,7 +20,7 @@ from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
 from melete.objectives.labelled import LabelledPiece
 from melete.tasks.base import Piece
-from melete.tasks.labelled import LabelledPredictor
+from melete.tasks.labelled import RowPredictor
 
 
 def read_rows(config: RunConfig, task: str, note: Callable[[str], None] = say) -> LabelledSet:
@@ -68,7 +68,11 @@ def checked(
     Raises:
         InputError: nothing can be learnt from them, or whoever asked is strict.
     """
-    cut = rows.task in (CLASSIFICATION, SIMILARITY)  # elsewhere long texts are read in windows
+    cut = rows.task in (
+        CLASSIFICATION,
+        SIMILARITY,
+        *WRITTEN_TASKS,
+    )  # elsewhere long texts are read in windows
     longest = config.training.context if cut else None
     report = lint(rows, tokenizer=tokenizer if cut else None, max_length=longest)
     report.tell(note)
@@ -114,7 +118,7 @@ class Pieces:
         return slice(int(start), int(stop))
 
 
-def encode(predictor: LabelledPredictor, rows: Sequence[LabelledRow], label: str) -> Pieces:
+def encode(predictor: RowPredictor, rows: Sequence[LabelledRow], label: str) -> Pieces:
     """Rows as the model is given them when it predicts.
 
     Args:

@@ -199,7 +199,7 @@ class Trainer:
     def _sizes(self, batches: list[Batch]) -> tuple[int, int]:
         """Real tokens, and places for tokens, over all micro-batches and ranks."""
         real = sum(batch.tokens for batch in batches)
-        sizes = torch.tensor([real, sum(batch.input_ids.numel() for batch in batches)], device=self.device)
+        sizes = torch.tensor([real, sum(batch.places for batch in batches)], device=self.device)
         self.world.sum([sizes])
         return int(sizes[0]), int(sizes[1])
 

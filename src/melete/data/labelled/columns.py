@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from melete.data.labelled.rows import CLASSIFICATION, QUESTIONS, SIMILARITY, TAGGING
+from melete.data.labelled.rows import CLASSIFICATION, QUESTIONS, SIMILARITY, TAGGING, WRITTEN_TASKS
 from melete.data.readers import Row
 from melete.data.scripts import CJK
 from melete.errors import InputError
@@ -23,8 +23,9 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     SIMILARITY: (("text", "text_pair", "score"), ()),
     TAGGING: (("words", "tags"), ()),
     QUESTIONS: (("question", "context", "answers"), ("id", "answer_start")),
+    **dict.fromkeys(WRITTEN_TASKS, (("source", "target"), ())),
 }
-ANSWERS = frozenset({"label", "labels", "score", "tags", "answers", "answer_start"})
+ANSWERS = frozenset({"label", "labels", "score", "tags", "answers", "answer_start", "target"})
 
 # Names of columns as people and the well-known sets write them, without case, spaces and signs; the first wins.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -46,7 +47,20 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "answers": ("answers", "answer", "answertext", "答案"),
     "answer_start": ("answerstart", "start", "startposition"),
     "id": ("id", "qid", "questionid"),
+    "source": (
+        "source", "src", "input", "inputs", "inputtext", "document", "dialogue", "article", "text", "content", "abst",
+        "abstract", "sentence1", "question", "prompt", "原文", "正文", "内容", "输入",
+    ),
+    "target": (
+        "target", "tgt", "output", "outputs", "outputtext", "targettext", "summary", "highlights", "headline", "title",
+        "translation", "sentence2", "answer", "completion", "reference", "label", "译文", "摘要", "标题", "输出",
+    ),
 }  # fmt: skip
+# Columns that are called after languages: those of the well-known sets.
+LANGUAGES = frozenset(
+    "ar cs da de el en es et fi fr he hi hu id it ja ko nl no pl pt ro ru sv th tr uk ur vi zh".split()  # noqa: SIM905
+)
+_NUMBERED = re.compile(r"(.*?)_?[0-9]+")
 _PAIRS = (
     ("sentence1", "sentence2"), ("text", "textpair"), ("texta", "textb"), ("text1", "text2"),
     ("premise", "hypothesis"), ("question1", "question2"), ("1string", "2string"), ("sentencea", "sentenceb"),
@@ -66,8 +80,9 @@ class Columns:
     """Where the parts of a row stand.
 
     Attributes:
-        names: column by role. Several yes-or-no columns make up the labels where `flags` names them instead.
-        flags: columns of 0 and 1, each the name of a label.
+        names: column by role. Several yes-or-no columns make up the labels where `flags` names them instead, and
+            several columns of alternatives the targets.
+        flags: columns of 0 and 1, each the name of a label; or those of the targets (summary1, summary2, ...).
     """
 
     names: dict[str, str]
@@ -78,7 +93,8 @@ class Columns:
         inputs_first = sorted(self.names.items(), key=lambda item: (item[0] in ANSWERS, item[0]))
         parts = [f"{role} is column {name!r}" for role, name in inputs_first]
         if self.flags:
-            parts.append(f"labels are the columns {', '.join(map(repr, self.flags))}")
+            what = "targets" if "source" in self.names else "labels"
+            parts.append(f"{what} are the columns {', '.join(map(repr, self.flags))}")
         return ", ".join(parts)
 
 
@@ -122,6 +138,8 @@ def find_columns(
     if task in (CLASSIFICATION, SIMILARITY):
         search.texts()
         search.labels()
+    if task in WRITTEN_TASKS:
+        search.written()
     search.rest()
     for role in ("text", "text_pair"):
         name = search.found.get(role)
@@ -201,11 +219,36 @@ class _Search:
         else:
             raise self.missing(roles[0])
 
+    def written(self) -> None:
+        """Source and target, where their names do not tell: two languages, or the only two columns of texts."""
+        if "target" not in self.found:
+            self.flags = self._numbered_targets()
+        need = [role for role in ("source", "target") if role not in self.found]
+        need = need[:1] if self.flags else need
+        if all(self._by_name(role) for role in need):
+            return
+        texts = [name for name in self._text_columns() if name not in self.flags]
+        texts = [name for name in texts if len(self.rows) == 1 or len(set(self.column(name))) > 1]
+        languages = [name for name in texts if name.lower() in LANGUAGES]
+        need = need[:1] if len(texts) == 1 and not self.labelled else need
+        for names in (languages, texts):
+            if len(names) == len(need):
+                self.found |= zip(need, names, strict=True)
+                return
+
+    def _numbered_targets(self) -> tuple[str, ...]:
+        """Columns of alternatives (summary1, summary2, ...)."""
+        numbered = [(name, match[1]) for name in self.all if (match := _NUMBERED.fullmatch(name))]
+        found = [name for name, base in numbered if _plain(base) in _NAMES["target"]]
+        return tuple(found) if len(found) > 1 else ()
+
     def rest(self) -> None:
         """What can only be told by name."""
         required, optional = ROLES[self.task]
         for role in (*required, *optional):
             if role in self.found or role in ("text", "text_pair", "label", "labels", "score"):
+                continue
+            if role == "target" and self.flags:
                 continue
             if (name := self._by_name(role)) is not None:
                 self.found[role] = name

@@ -8,6 +8,7 @@ What a format means here:
 - token-classification: `.jsonl` and `.parquet` with lists of words and tags; any other file holds a word a line with
   its columns, between tabs or spaces, and a blank line after each sentence: CoNLL (word first, tag last) and CoNLL-U
   (forms and UPOS; contracted words and empty nodes are left out).
+- translation, summarization, text2text-generation: a table; or two files of lines, `FILE,FILE` (see `pairs`).
 - question-answering: a `.json` file in the form of SQuAD 1.1 or 2.0 (CMRC 2018 too), which is read whole; or rows with
   `answers` as a list of `{"text", "answer_start"}`, as `{"text": [...], "answer_start": [...]}`, or as a text.
 """
@@ -18,8 +19,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from melete.console import say
+from melete.data.labelled.pairs import read_pairs, two_files
 from melete.data.labelled.questions import read_squad
-from melete.data.labelled.rows import LABELLED_TASKS, QUESTIONS, TAGGING, LabelledRow
+from melete.data.labelled.rows import LABELLED_TASKS, QUESTIONS, TAGGING, WRITTEN_TASKS, LabelledRow
 from melete.data.labelled.tables import KnownColumns, answered_rows, table_rows
 from melete.data.labelled.words import read_sentences
 from melete.data.readers import file_format, list_files
@@ -41,13 +43,14 @@ def read_labelled(
     """The rows of a file, of a folder of files or of standard input ("-": JSON lines), streaming.
 
     text-classification gives `TextRow`, sentence-similarity `ScoreRow`, token-classification `TagRow`,
-    question-answering `QuestionRow`.
+    question-answering `QuestionRow`, tasks with written answers `WrittenRow`.
 
     Args:
         task: one of `LABELLED_TASKS`.
         columns: column by role (`text`, `text_pair`, `label`, `labels`, `score`, `words`, `tags`, `question`,
-            `context`, `answers`, `answer_start`, `id`), where a person says so: a name, or the number of a column that
-            has none. `labels` makes the set multi-label. In CoNLL-U `tags` is upos, xpos or deprel.
+            `context`, `answers`, `answer_start`, `id`, `source`, `target`), where a person says so: a name, or the
+            number of a column that has none. `labels` makes the set multi-label. In CoNLL-U `tags` is upos, xpos or
+            deprel.
         labelled: False: answers may be absent, for prediction.
         split: what stands between the label and the text on the lines of a text file.
         known: what was found in files read before; a table with the same header is read in the same way, and one
@@ -63,9 +66,13 @@ def read_labelled(
         raise InputError(f"no rows for task {task!r}", expected=f"one of {', '.join(LABELLED_TASKS)}")
     known = {} if known is None else known
     reading, wanted, found = Reading(max_line_bytes, note), dict(columns or {}), False
-    for name in list_files(source, note):
+    pair = two_files(source) if task in WRITTEN_TASKS else None
+    for name in list_files(source, note) if pair is None else [source]:
         kind = "jsonl" if name == STDIN else file_format(name)
-        if task == TAGGING and kind not in ("jsonl", "parquet"):
+        if pair is not None:
+            note(f"source is each line of {pair[0]}, target that of {pair[1]}")
+            rows = read_pairs(*pair, reading)
+        elif task == TAGGING and kind not in ("jsonl", "parquet"):
             rows = read_sentences(name, wanted, labelled, reading)
         elif task == QUESTIONS and (squad := read_squad(name, reading)) is not None:
             rows = iter(squad)

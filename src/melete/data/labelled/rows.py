@@ -12,6 +12,7 @@ What models and baselines say of a row is a dict of plain values, by task:
 | sentence-similarity | `{"score": 3.2}` |
 | token-classification | `{"tags": ["O", "B-PER"]}`, one a word |
 | question-answering | `{"answer": "1930s", "start": 17, "score": 0.7}`; none: `{"answer": "", "start": None, ...}` |
+| translation, summarization, text2text-generation | `{"text": "Ein Haus.", "score": -0.4}` |
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ CLASSIFICATION = "text-classification"
 SIMILARITY = "sentence-similarity"
 TAGGING = "token-classification"
 QUESTIONS = "question-answering"
-LABELLED_TASKS = (CLASSIFICATION, SIMILARITY, TAGGING, QUESTIONS)
+TRANSLATION, SUMMARIZATION, TEXT_TO_TEXT = "translation", "summarization", "text2text-generation"
+# tasks whose answers are texts that somebody wrote
+WRITTEN_TASKS = (TRANSLATION, SUMMARIZATION, TEXT_TO_TEXT)
+LABELLED_TASKS = (CLASSIFICATION, SIMILARITY, TAGGING, QUESTIONS, *WRITTEN_TASKS)
 
 _NOT_SAID = re.compile(r"[\W_]+")
 
@@ -221,6 +225,33 @@ class QuestionRow(LabelledRow):
         """`id`, `question` and `context`."""
         values = {"id": self.id, "question": self.question, "context": self.context}
         return Row(values, self.file, self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRow(LabelledRow):
+    """translation, summarization, text2text-generation: a text, and what somebody wrote for it.
+
+    Attributes:
+        targets: several are alternatives, each as good as the others; None: not said.
+    """
+
+    source: str
+    targets: tuple[str, ...] | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The source."""
+        return (self.source,)
+
+    @property
+    def answer(self) -> tuple[str, ...] | None:
+        """The targets."""
+        return self.targets
+
+    @property
+    def inputs(self) -> Row:
+        """The source, as `text`."""
+        return Row({"text": self.source}, self.file, self.line)
 
 
 def _pair(row: TextRow | ScoreRow) -> Row:

@@ -13,12 +13,17 @@ from typing import TypeVar
 from melete.console import Progress, say
 from melete.data.datasets import data_roots
 from melete.data.labelled.files import read_labelled
+from melete.data.labelled.pairs import language_of, two_files
 from melete.data.labelled.rows import (
     CLASSIFICATION,
     LABELLED_TASKS,
     QUESTIONS,
     SIMILARITY,
+    SUMMARIZATION,
     TAGGING,
+    TEXT_TO_TEXT,
+    TRANSLATION,
+    WRITTEN_TASKS,
     LabelledRow,
     TagRow,
     TextRow,
@@ -50,6 +55,7 @@ class LabelledSet:
         labels: labels or tags in the order of their ids: that of the label file, else sorted (numbers by value); those
             of `train` alone. Empty for scores and questions.
         multi_label: rows have any number of labels instead of one.
+        language: that targets are written in, where a name says so ("de"); "": nothing does.
     """
 
     name: str
@@ -58,6 +64,7 @@ class LabelledSet:
     valid: list[LabelledRow]
     labels: tuple[str, ...] = ()
     multi_label: bool = False
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,10 @@ class _Set:
     """A named set: what the rules for folders and columns cannot know.
 
     Attributes:
-        train, valid: names of files, without .gz or .xz; "": found by name.
+        language: of the texts; of what is to be written, where that differs.
+        train, valid: names of files, without .gz or .xz; "": found by name; two with a comma between are read
+            together. A `valid` of "-": there is none.
+        columns: column by role.
         split: as in `read_labelled`.
         labels: the file that names the classes.
     """
@@ -76,7 +86,10 @@ class _Set:
     valid: str = ""
     split: str = ""
     labels: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
+
+_FIRST, _SECOND = {"source": "1", "target": "2"}, {"source": "2", "target": "1"}
 
 # A name before ":" is that of the folder.
 SETS: dict[str, _Set] = {
@@ -108,6 +121,13 @@ SETS: dict[str, _Set] = {
     "cmrc2018": _Set(QUESTIONS, "zh"),
     "xquad:en": _Set(QUESTIONS, "en", "xquad.en.half_a.json"),
     "xquad:zh": _Set(QUESTIONS, "zh", "xquad.zh.half_a.json"),
+    "multi30k": _Set(TRANSLATION, "de", "train.en,train.de", "val.en,val.de"),
+    "multi30k:de-en": _Set(TRANSLATION, "en", "train.de,train.en", "val.de,val.en"),
+    "tatoeba_eng_cmn": _Set(TRANSLATION, "zh", columns=_FIRST),
+    "tatoeba_eng_cmn:zh-en": _Set(TRANSLATION, "en", columns=_SECOND),
+    "dialogsum": _Set(SUMMARIZATION, "en"),
+    # The one part that is no test: a tenth of it is held out.
+    "csl_title:titles": _Set(SUMMARIZATION, "zh", "ts_dev.tsv", "-", columns={"source": "2", "target": "3"}),
 }
 
 
@@ -165,9 +185,16 @@ def load_labelled(
         note(
             f"held out {len(held):,} of {len(train) + len(held):,} rows, seed {seed}; {kept} are kept together"
         )
+    language = (parts.language or _language(source)) if task in WRITTEN_TASKS else ""
     labels = names or tuple(sorted({name for row in train for name in row.classes}, key=_in_order))
     several = any(isinstance(row, TextRow) and len(row.labels or ()) != 1 for row in train)
-    return LabelledSet(source, task, train, held, labels, several)
+    return LabelledSet(source, task, train, held, labels, several, language)
+
+
+def _language(source: str) -> str:
+    """That of the targets, where the second of two files is called after one."""
+    pair = two_files(source)
+    return language_of(pair[1]) if pair else ""
 
 
 def plain_texts(name: str) -> tuple[list[Document], list[Document], tuple[str, ...]]:
@@ -219,11 +246,15 @@ class _Parts:
     valid: str | None = None
     split: str = ""
     labels: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    language: str = ""
 
 
 def _find(source: str, task: str) -> _Parts:
     if source in SETS:
         return _named_parts(source, task)
+    if task in WRITTEN_TASKS and two_files(source) is not None:
+        return _Parts(source)
     if source != STDIN and not os.path.exists(source):
         raise _unknown(source)
     if os.path.isdir(source):
@@ -237,7 +268,8 @@ def _find(source: str, task: str) -> _Parts:
 
 def _named_parts(name: str, task: str) -> _Parts:
     recipe, folder = SETS[name], _folder(name)
-    if recipe.task != task:
+    written = task == TEXT_TO_TEXT and recipe.task in WRITTEN_TASKS
+    if recipe.task != task and not written:
         raise InputError(f"this set is for {recipe.task}", where=name, expected=f"a set for {task}")
     if folder is None:
         looked = " and ".join(map(str, data_roots()))
@@ -248,6 +280,8 @@ def _named_parts(name: str, task: str) -> _Parts:
         if not file:
             found = _part(folder, pattern)
             return str(found) if found else None
+        if "," in file:
+            return ",".join(part(one, pattern) or "" for one in file.split(","))
         here = next((path for path in _files(folder) if _PACKED.sub("", path.name) == file), None)
         if here is None:
             expected = f"{file}, or it with .gz or .xz"
@@ -258,8 +292,8 @@ def _named_parts(name: str, task: str) -> _Parts:
     if train is None:
         raise InputError(f"the folder of {name} has no training part", where=str(folder))
     labels = part(recipe.labels, _TRAIN) if recipe.labels else None
-    valid = part(recipe.valid, _VALID)
-    return _Parts(train, valid, recipe.split, labels or "")
+    valid = None if recipe.valid == "-" else part(recipe.valid, _VALID)
+    return _Parts(train, valid, recipe.split, labels or "", recipe.columns, recipe.language)
 
 
 def _folder(name: str) -> Path | None:
@@ -304,8 +338,9 @@ class _Reader:
     def __call__(self, source: str, parts: _Parts) -> list[LabelledRow]:
         split = re.compile(parts.split) if parts.split else None
         rows: list[LabelledRow] = []
+        columns = {**parts.columns, **(self.columns or {})}
         reader = read_labelled(
-            source, self.task, columns=self.columns, split=split, known=self.known, note=self.note
+            source, self.task, columns=columns, split=split, known=self.known, note=self.note
         )
         with Progress("reading", "rows") as progress:
             for row in reader:

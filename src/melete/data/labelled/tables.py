@@ -15,11 +15,13 @@ from melete.data.labelled.rows import (
     QUESTIONS,
     SIMILARITY,
     TAGGING,
+    WRITTEN_TASKS,
     LabelledRow,
     QuestionRow,
     ScoreRow,
     TagRow,
     TextRow,
+    WrittenRow,
 )
 from melete.data.readers import Row, read_lines, read_records, read_rows, tabs
 from melete.data.streams import Reading, display_name
@@ -63,6 +65,8 @@ def answered_rows(
     Raises:
         InputError: a column that cannot be found, or a value that is not what the task needs.
     """
+    if task in WRITTEN_TASKS:
+        rows = map(_spread, rows)
     first = list(islice(rows, PEEK))
     if not first:
         return
@@ -77,6 +81,12 @@ def answered_rows(
     header = "" if named else "no header; "
     note(f"{first[0].file}: {header}{found.in_words()} (of {', '.join(first[0].values)})")
     yield from map(_MAKERS[task](found, first, labelled), chain(first, rows))
+
+
+def _spread(row: Row) -> Row:
+    """A row whose texts stand in an object of their own, `{"translation": {"en": ..., "de": ...}}`, as columns."""
+    inner = row.values.get("translation")
+    return Row(row.values | inner, row.file, row.line) if isinstance(inner, dict) else row
 
 
 def _splitter(
@@ -246,4 +256,35 @@ def _asked(found: Columns, first: Sequence[Row], labelled: bool) -> Callable[[Ro
     return make
 
 
-_MAKERS = {CLASSIFICATION: _classes, SIMILARITY: _scores, TAGGING: _tagged, QUESTIONS: _asked}
+def _written(found: Columns, first: Sequence[Row], labelled: bool) -> Callable[[Row], LabelledRow]:
+    """Makes a `WrittenRow` of each row; a column that holds a list holds alternatives."""
+
+    def filled(row: Row, column: str, value: Any) -> str:
+        if isinstance(value, str) and value.strip():
+            return value
+        what = f"column {column!r} is empty" if value == "" else f"column {column!r} holds {value!r:.40}"
+        raise InputError(what, where=f"{row.file}:{row.line}", expected="a text beside each text")
+
+    def targets(row: Row) -> tuple[str, ...] | None:
+        several = found.flags or ((found.names["target"],) if "target" in found.names else ())
+        if not labelled and all(row.values.get(column) in (None, "", []) for column in several):
+            return None
+        values = [(column, row.values.get(column)) for column in several]
+        lists = [(column, value if isinstance(value, list) else [value]) for column, value in values]
+        return tuple(filled(row, column, one) for column, own in lists for one in own or [""])
+
+    def make(row: Row) -> WrittenRow:
+        column = found.names["source"]
+        source = filled(row, column, row.values.get(column))
+        return WrittenRow(source, targets(row), file=row.file, line=row.line)
+
+    return make
+
+
+_MAKERS = {
+    CLASSIFICATION: _classes,
+    SIMILARITY: _scores,
+    TAGGING: _tagged,
+    QUESTIONS: _asked,
+    **dict.fromkeys(WRITTEN_TASKS, _written),
+}

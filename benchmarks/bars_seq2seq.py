@@ -1,0 +1,101 @@
+"""Re-run the measured promises of translation and summarisation, and say of each what was asked and what came out.
+
+python benchmarks/bars_seq2seq.py                       # Multi30k and decoding, up to 75 minutes on 2 cores
+python benchmarks/bars_seq2seq.py dialogsum             # any of them
+
+Each set is learnt from scratch by its recipe, on nothing else. `learning` are the tests of rules.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from _bars import MELETE, ROOT, Bar, main, passes, run
+
+USUAL = ("multi30k", "decoding")
+MOST_PARAMETERS = 3_000_000
+LEAST_SPEED_UP = 3.0
+
+
+class Promise(NamedTuple):
+    """What is asked of a set.
+
+    Attributes:
+        metric: the figure that counts.
+        minutes: of training and scoring together.
+        least: what the figure is to be, at least; None: it is to be better than every baseline.
+        recipe: the file in the set's folder.
+        small: whether the model is to stay below `MOST_PARAMETERS`.
+    """
+
+    metric: str
+    minutes: int
+    least: float | None = None
+    recipe: str = "train.toml"
+    small: bool = False
+
+
+PROMISES = {
+    "multi30k": Promise("tokenised_bleu", 45, least=39.0, small=True),
+    "multi30k:de-en": Promise("tokenised_bleu", 45, recipe="de-en.toml", small=True),
+    "tatoeba_eng_cmn": Promise("bleu", 45),
+    "tatoeba_eng_cmn:zh-en": Promise("bleu", 45, recipe="zh-en.toml"),
+    "dialogsum": Promise("rouge1", 120, least=33.0),
+}
+
+
+def trained(name: str, scratch: Path) -> list[Bar]:
+    """The bars of a set."""
+    promise = PROMISES[name]
+    recipe = ROOT / "recipes" / name.partition(":")[0] / promise.recipe
+    card, seconds = run([*MELETE, "train", str(recipe), "--json"], scratch)
+    model, *baselines = card["table"]
+    figure, limit = model[promise.metric], 60 * promise.minutes
+    beside = ", ".join(f"{row['name']} {row[promise.metric]:.2f}" for row in baselines)
+    least = max((row[promise.metric] for row in baselines), default=0.0)
+    asked = f">= {promise.least}" if promise.least is not None else f"> {least:.2f}"
+    met = figure >= promise.least if promise.least is not None else figure > least
+    bars = [
+        Bar(f"{name}, wall clock", f"<= {limit} s", f"{seconds:.0f} s", seconds <= limit),
+        Bar(f"{name}, {promise.metric}", asked, f"{figure:.2f} ({beside})", met),
+    ]
+    if promise.small:
+        count = card["parameters"]
+        asked = f"<= {MOST_PARAMETERS:,}"
+        bars.append(Bar(f"{name}, parameters", asked, f"{count:,}", count <= MOST_PARAMETERS))
+    return bars
+
+
+def decoding(scratch: Path) -> list[Bar]:
+    """Speed of beam search beside `transformers`, on the weights of the Multi30k run, which comes first."""
+    script = str(ROOT / "benchmarks" / "seq2seq_decoding.py")
+    found, _ = run([sys.executable, script, str(scratch / "runs" / "multi30k"), "--json"], scratch)
+    faster, same = found["speed_up"], found["identical"]
+    return [
+        Bar("decoding, outputs identical", "all", f"{same:,} of {found['rows']:,}", same == found["rows"]),
+        Bar(
+            "decoding, beside transformers",
+            f">= {LEAST_SPEED_UP} times",
+            f"{faster:.2f} times, {found['rate']:.1f} and {found['their_rate']:.1f} sentences/s",
+            faster >= LEAST_SPEED_UP,
+        ),
+    ]
+
+
+def learning(scratch: Path) -> list[Bar]:
+    """Rules that are learnt without a slip."""
+    return [passes("copy, reverse and sort, 1,000 unseen words each", "tests/objectives/test_seq2seq.py")]
+
+
+BARS: dict[str, Callable[[Path], list[Bar]]] = {
+    **{name: partial(trained, name) for name in PROMISES},
+    "decoding": decoding,
+    "learning": learning,
+}
+
+if __name__ == "__main__":
+    main(__doc__, BARS, USUAL)
