@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,15 +56,20 @@ class WritingJob(FinetuneJob):
         self._longest = 1 + max((len(ids) for own in self._answers[0] for ids in own), default=1)
         super().__init__(config, rows, tokenizer, notes)
         assert isinstance(self.predictor, TextToText)
-        self._room = (self.predictor.most_source, self.predictor.most_answer - 1)
+        model, most = self.predictor.model, self.predictor.most_source
+        # Read behind the token that begins an answer, or behind the source and its end.
+        before = 1 if isinstance(model, EncoderDecoder) else most + 1
+        self._room = (most, model.config.max_position_embeddings - before)
         self._train = self._pairs(self.train, self._answers[0])
         self._valid = self._pairs(self.valid, [own[:1] for own in self._answers[1]])
         self._lengths = [_lengths(pairs) for pairs in (self._train, self._valid)]
-        self.tokens = int(self._lengths[0].sum())
         self._segmentations: Segmentations | None = None
         if config.finetuning.bpe_dropout:
             self._segmentations = Segmentations(tokenizer, config.finetuning.bpe_dropout)
             self._words = self._word_pairs(self._segmentations)
+        # The newest epoch is kept: a run asks for the first one several times before it begins.
+        self._read = lru_cache(1)(self._epoch)
+        self.tokens = int(self._read(config.seed, 0)[1].sum())
 
     def _pairs(self, encoded: Pieces, answers: Sequence[Sequence[np.ndarray]]) -> list[Pair]:
         """Each source with each of its answers, both cut where they are too long."""
@@ -80,7 +85,7 @@ class WritingJob(FinetuneJob):
         rows = [self.rows.train[owner] for owner in self.train.owners.tolist()]
         return [Pair(table.words(row.texts[0]), table.words(text)) for row in rows for text in _written(row)]
 
-    def _read(self, seed: int, epoch: int) -> Epoch:
+    def _epoch(self, seed: int, epoch: int) -> Epoch:
         """The training pairs, their words in other tokens each epoch if that is asked for."""
         table = self._segmentations
         if table is None:

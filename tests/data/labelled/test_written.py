@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from melete.data.datasets import data_roots
 from melete.data.labelled.files import read_labelled
 from melete.data.labelled.rows import WrittenRow
 from melete.data.labelled.sets import load_labelled
@@ -63,6 +64,27 @@ def test_alternatives_are_kept(tmp_path: Path) -> None:
     assert read(tmp_path / "rows.jsonl", "summarization")[0].targets == ("A greets.", "A says hi.")
     (tmp_path / "list.jsonl").write_text(json.dumps({"source": "hi", "target": ["Hallo", "Tag"]}))
     assert read(tmp_path / "list.jsonl")[0].targets == ("Hallo", "Tag")
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "sizes", "language", "begins"),
+    [
+        ("multi30k:de-en", "translation", (29000, 1014), "en", ("Zwei junge weiße", "Two young, White")),
+        ("tatoeba_eng_cmn", "translation", (21156, 1179), "zh", ("Hi.", "嗨。")),
+        ("dialogsum", "summarization", (12460, 500), "en", ("#Person1#: Hi, Mr. Smith.", "Mr. Smith")),
+        ("csl_title:titles", "summarization", (900, 100), "zh", ("采用修正的", "一种基于")),
+    ],
+)
+def test_named_sets_have_their_direction_and_their_parts(
+    name: str, task: str, sizes: tuple[int, int], language: str, begins: tuple[str, str]
+) -> None:
+    if not any((root / name.partition(":")[0]).is_dir() for root in data_roots()):
+        pytest.skip(f"{name} is not on this machine")
+    found = load_labelled(name, task, note=lambda text: None)
+    assert (len(found.train), len(found.valid)) == sizes
+    assert found.language == language
+    ((source, target),) = pairs(found.train[:1])
+    assert (source.startswith(begins[0]), target.startswith(begins[1])) == (True, True)
 
 
 def two(folder: Path, first: bytes, second: bytes) -> str:
