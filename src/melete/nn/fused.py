@@ -195,8 +195,10 @@ class Attention(torch.autograd.Function):
         else:
             out = torch.empty_like(q)
             for rows, seen, part in ctx.blocks:
-                _, dropped = _weights(ctx, q[:, rows], k[:, seen], part, rows.start)
-                out[:, rows] = torch.bmm(dropped, v[:, seen])
+                # Turned around, a part of a tensor would be copied by the product, and slowly.
+                keys, values = k[:, seen].contiguous(), v[:, seen].contiguous()
+                _, dropped = _weights(ctx, q[:, rows], keys, part, rows.start)
+                out[:, rows] = torch.bmm(dropped, values)
         ctx.save_for_backward(q, k, v, ranges, *kept)
         return out.view(batch, heads, length, size)
 
@@ -214,11 +216,13 @@ class Attention(torch.autograd.Function):
             dq = torch.empty_like(q)
             dk, dv = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
             for rows, seen, part in ctx.blocks:
-                weights, dropped = _weights(ctx, q[:, rows], k[:, seen], part, rows.start)
-                dv[:, seen] += torch.bmm(dropped.mT, d[:, rows])
-                slopes = _slopes(ctx, torch.bmm(d[:, rows], v[:, seen].mT), weights, part, rows.start)
-                dq[:, rows] = torch.bmm(slopes, k[:, seen])
-                dk[:, seen] += torch.bmm(slopes.mT, q[:, rows])
+                queries, up = q[:, rows].contiguous(), d[:, rows].contiguous()
+                keys, values = k[:, seen].contiguous(), v[:, seen].contiguous()
+                weights, dropped = _weights(ctx, queries, keys, part, rows.start)
+                dv[:, seen] += torch.bmm(dropped.mT, up)
+                slopes = _slopes(ctx, torch.bmm(up, values.mT), weights, part, rows.start)
+                dq[:, rows] = torch.bmm(slopes, keys)
+                dk[:, seen] += torch.bmm(slopes.mT, queries)
         shape = batch, kv_heads, k.shape[1], -1
         return (
             dq.view(batch, heads, length, -1),

@@ -415,3 +415,47 @@ void cross_entropy(bf16 *logits, const bf16 *bias, const int64_t *labels, bf16 *
                 drawn[start + j] = count[j] < vocabulary ? count[j] : vocabulary - 1;
     }
 }
+
+/* ---------------------------------------------------------------------- optimiser */
+
+#define PART 65536
+
+/* The squares of x, bfloat16 or float32, summed over each PART of it: sums (parts). */
+void squares(const void *x, double *sums, size count, int is_narrow) {
+    const bf16 *half = x;
+    const float *full = x;
+#pragma omp parallel for schedule(static)
+    for (size part = 0; part < (count + PART - 1) / PART; part++) {
+        size stop = (part + 1) * PART < count ? (part + 1) * PART : count;
+        float sum = 0.0f;
+        if (is_narrow)
+            for (size i = part * PART; i < stop; i++) sum += wide(half[i]) * wide(half[i]);
+        else
+            for (size i = part * PART; i < stop; i++) sum += full[i] * full[i];
+        sums[part] = sum;
+    }
+}
+
+/* AdamW (Loshchilov and Hutter 2019, algorithm 2) with slopes that are multiplied by `factor`; what is new of the weights
+   is written to `copy` too, in bfloat16, unless it is NULL. first, second: 1 - beta^step of both averages. */
+void adamw(float *weights, const void *slopes, float *means, float *variances, bf16 *copy, size count, int is_narrow,
+           float factor, float rate, float beta1, float beta2, float eps, float decay, float first, float second) {
+    float keep = 1.0f - rate * decay, step = rate / first, root = 1.0f / sqrtf(second);
+    const bf16 *half = slopes;
+    const float *full = slopes;
+#define BODY(SLOPE) \
+    _Pragma("omp parallel for schedule(static)") \
+    for (size start = 0; start < count; start += CHUNK) { \
+        size stop = start + CHUNK < count ? start + CHUNK : count; \
+        for (size i = start; i < stop; i++) { \
+            float g = factor * (SLOPE); \
+            means[i] += (1.0f - beta1) * (g - means[i]); \
+            variances[i] = beta2 * variances[i] + (1.0f - beta2) * g * g; \
+            weights[i] = keep * weights[i] - step * means[i] / (sqrtf(variances[i]) * root + eps); \
+        } \
+        if (copy) \
+            for (size i = start; i < stop; i++) copy[i] = narrow(weights[i]); \
+    }
+    if (is_narrow) { BODY(wide(half[i])) } else { BODY(full[i]) }
+#undef BODY
+}

@@ -47,6 +47,8 @@ _KERNELS = {
     "softmax_back": "pppnnnnffu",
     "drop": "ppnfu",
     "cross_entropy": "pppppppnnnf",
+    "squares": "ppni",
+    "adamw": "pppppniffffffff",
 }
 _TYPES = {
     "p": ctypes.c_void_p,
@@ -55,6 +57,7 @@ _TYPES = {
     "f": ctypes.c_float,
     "u": ctypes.c_uint64,
 }
+_PART = 65536  # as in native.c
 _library: ctypes.CDLL | None = None
 
 
@@ -106,6 +109,11 @@ def fits(*tensors: Tensor | None) -> bool:
     if _library is None or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
     return all(x is None or (x.dtype == torch.bfloat16 and x.device.type == "cpu") for x in tensors)
+
+
+def parts(x: Tensor) -> int:
+    """How many sums `squares` gives."""
+    return -(-x.numel() // _PART)
 
 
 def call(name: str, *arguments: Any) -> None:

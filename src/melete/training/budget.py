@@ -134,7 +134,7 @@ def measure(
             passed = _now(device)
             passes = min(passes, passed - begun)
             if optimizer is None:
-                optimizer = Optimizer(objective, masters.named, config.optimizer)
+                optimizer = Optimizer(objective, masters.named, config.optimizer, narrow=masters.narrow)
                 if config.training.ema_decay:
                     average = [p.detach().clone() for p in masters.named.values()]
             optimizer.step(0.0)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from melete.config import OptimizerSection
+from melete.nn import native
+from melete.training.precision import Narrow
 
 
 class Muon(torch.optim.Optimizer):
@@ -96,6 +98,48 @@ class UncorrectedAdamW(torch.optim.Optimizer):
             torch._foreach_addcdiv_(params, means, scales, -group["lr"])
 
 
+class NativeAdamW(torch.optim.Optimizer):
+    """torch's AdamW in one pass over memory: clipping and the narrow copies of the weights go along.
+
+    Its state is that of `torch.optim.AdamW`: a run may change from one to the other.
+
+    Args:
+        narrow: gradients to read and copies to write, where there are any.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], narrow: Narrow, lr: float, betas: tuple[float, float], eps: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        self.narrow, self.factor = narrow, 1.0
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every tensor that has a gradient; gradients count `factor` times."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                gradient = self.narrow.gradients.get(id(p), p.grad)
+                if gradient is not None:
+                    self._update(p, gradient.contiguous(), group)
+
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        state["step"] += 1
+        steps, (first, second) = float(state["step"]), group["betas"]
+        copy = self.narrow.weights.get(id(p))
+        if copy is not None:
+            self.narrow.published.add(id(p))
+        native.call(
+            "adamw",
+            *(p, gradient, state["exp_avg"], state["exp_avg_sq"], copy, p.numel()),
+            *(int(gradient.dtype == torch.bfloat16), self.factor, group["lr"], first, second, group["eps"]),
+            *(group["weight_decay"], 1.0 - first**steps, 1.0 - second**steps),
+        )
+
+
 # Five Newton-Schulz steps whose coefficients are tuned step by step (Amsel et al. 2025, "The Polar Express", table 1
 # of the appendix, with the safety factor applied); singular values end in about [0.9, 1.1] from as low as 1e-3.
 _POLAR_EXPRESS = (
@@ -134,6 +178,7 @@ class Optimizer:
         masters: float32 tensors by parameter name.
         config: name (one of `config.OPTIMIZERS`), rates and decay.
         fast_bfloat16: whether bfloat16 products are fast here.
+        narrow: what the model computes with, where that is not the masters.
     """
 
     def __init__(
@@ -142,8 +187,10 @@ class Optimizer:
         masters: dict[str, Tensor],
         config: OptimizerSection,
         fast_bfloat16: bool = False,
+        narrow: Narrow | None = None,
     ) -> None:
         self.l1 = config.l1
+        self.narrow = narrow or Narrow()
         self.names = {id(p): name for name, p in masters.items()}
         matrix_names = matrices(module)
         self.decayed = [p for name, p in masters.items() if name in matrix_names]
@@ -156,10 +203,10 @@ class Optimizer:
         if config.name == "muon" and self.decayed:
             rate = config.matrix_learning_rate
             self.parts.append(Muon(decayed, rate, config.momentum, config.weight_decay, compute))
-            self.parts.append(_torch_optimizer("adamw", [], others, config))
+            self.parts.append(self._optimizer("adamw", [], others, config))
         else:
             name = "adamw" if config.name == "muon" else config.name
-            self.parts.append(_torch_optimizer(name, decayed, others, config))
+            self.parts.append(self._optimizer(name, decayed, others, config))
         # torch's RMSprop adds its decay to the gradient, where the running mean of squares undoes it.
         self.decay = config.weight_decay if config.name == "rmsprop" else 0.0
         for group in self._groups():
@@ -168,8 +215,28 @@ class Optimizer:
     def _groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
-    def step(self, ratio: float) -> None:
-        """Update with `ratio` times the peak rates."""
+    def _optimizer(
+        self,
+        name: str,
+        decayed: list[dict[str, Any]],
+        others: list[dict[str, Any]],
+        config: OptimizerSection,
+    ) -> torch.optim.Optimizer:
+        """One of torch's, or ours that does the same where it can."""
+        theirs = _torch_optimizer(name, decayed, others, config)
+        tensors = [p for group in theirs.param_groups for p in group["params"]]
+        fits = all(p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() for p in tensors)
+        if type(theirs) is not torch.optim.AdamW or config.l1 or not native.in_use() or not fits:
+            return theirs
+        return NativeAdamW(theirs.param_groups, self.narrow, config.learning_rate, config.betas, config.eps)
+
+    def step(self, ratio: float, factor: float = 1.0) -> None:
+        """Update with `ratio` times the peak rates, and `factor` times the gradients."""
+        for part in self.parts:
+            if isinstance(part, NativeAdamW):
+                part.factor = factor
+            else:
+                self._take(part, factor)
         for group in self._groups():
             group["lr"] = group["peak"] * ratio
         with torch.no_grad():
@@ -181,6 +248,15 @@ class Optimizer:
             if self.l1:
                 for p, rate in self._decayed():
                     p.copy_(torch.nn.functional.softshrink(p, self.l1 * rate))
+
+    def _take(self, part: torch.optim.Optimizer, factor: float) -> None:
+        """The gradients as torch's optimisers want them."""
+        masters = [p for group in part.param_groups for p in group["params"]]
+        for master in masters:
+            self.narrow.widen(master)
+        gradients = [p.grad for p in masters if p.grad is not None]
+        if factor != 1.0 and gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def _decayed(self) -> list[tuple[Tensor, float]]:
         """Each matrix that trains now, and its rate."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from melete.data.datasets import cache_folder
 from melete.errors import InputError
@@ -131,6 +133,28 @@ class LossScale:
             self.value, self.good_steps = max(self.value / 2.0, 1.0), 0
 
 
+class Narrow:
+    """What the model computes with, by the id of its master: see `MasterWeights`.
+
+    Attributes:
+        weights: the narrow copies.
+        gradients: of the only micro-batch so far, as they came out of it: where kernels read them as they are, they
+            need not be copied first.
+        published: ids of the masters whose copies are up to date.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[int, Tensor] = {}
+        self.gradients: dict[int, Tensor] = {}
+        self.published: set[int] = set()
+
+    def widen(self, master: Tensor) -> None:
+        """Give a master its gradient."""
+        gradient = self.gradients.pop(id(master), None)
+        if gradient is not None:
+            master.grad = gradient.to(master.dtype)
+
+
 class MasterWeights:
     """The weights as the optimiser sees them: float32, while the model computes in a narrower format.
 
@@ -140,48 +164,77 @@ class MasterWeights:
 
     Attributes:
         named: master tensors by parameter name, each once (tied weights are one parameter).
+        narrow: the narrow copies and their gradients.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        self.narrow = dtype in (torch.bfloat16, torch.float16)
+        self._is_narrow = dtype in (torch.bfloat16, torch.float16)
+        self.narrow = Narrow()
         self._working = dict(module.named_parameters())
-        if not self.narrow:
+        if not self._is_narrow:
             module.to(dtype)
             self.named: dict[str, Tensor] = dict(self._working)
             return
         self.named = {name: p.detach().clone().float().requires_grad_() for name, p in self._working.items()}
-        for parameter in self._working.values():
+        for name, parameter in self._working.items():
             parameter.data = parameter.data.to(dtype)
+            self.narrow.weights[id(self.named[name])] = parameter.detach()
 
     def collect(self) -> None:
         """Move the gradients of one micro-batch to the masters."""
-        if not self.narrow:
+        if not self._is_narrow:
             return
         pairs = [(self.named[name], p) for name, p in self._working.items() if p.grad is not None]
         for master, p in pairs:
             assert p.grad is not None
-            master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
+            self.narrow.widen(master)
+            if master.grad is not None:
+                master.grad.add_(p.grad)
+            elif native.fits(p.grad):
+                self.narrow.gradients[id(master)] = p.grad.contiguous()
+            else:
+                master.grad = p.grad.float()
             p.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Those gradients that there are."""
+        """Those gradients that there are, in float32."""
+        for master in self.named.values():
+            self.narrow.widen(master)
         return [p.grad for p in self.named.values() if p.grad is not None]
+
+    def norm(self) -> Tensor:
+        """Of all gradients together."""
+        kept = [self.narrow.gradients.get(id(p), p.grad) for p in self.named.values()]
+        found = [gradient for gradient in kept if gradient is not None]
+        if not self.narrow.gradients:
+            return get_total_norm(found)
+        starts = [0, *itertools.accumulate(native.parts(gradient) for gradient in found)]
+        sums = torch.zeros(starts[-1], dtype=torch.float64)
+        for start, gradient in zip(starts, found, strict=False):
+            narrow = int(gradient.dtype == torch.bfloat16)
+            native.call("squares", gradient, sums[start:], gradient.numel(), narrow)
+        return sums.sum().sqrt()
 
     def fill_gradients(self) -> None:
         """Zeros where there is no gradient, so that all ranks add up the same tensors."""
+        self.gradients()
         for p in self.named.values():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
 
     def clear(self) -> None:
         """Forget all gradients."""
+        self.narrow.gradients.clear()
         for p in self.named.values():
             p.grad = None
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Give the model the masters' values."""
-        if self.narrow:
-            torch._foreach_copy_(list(self._working.values()), list(self.named.values()))
+        """Give the model the masters' values, where the optimiser has not."""
+        done = self.narrow.published
+        late = [name for name, p in self.named.items() if id(p) not in done] if done else list(self.named)
+        done.clear()
+        if self._is_narrow and late:
+            torch._foreach_copy_([self._working[name] for name in late], [self.named[name] for name in late])
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from melete.config import RunConfig
 from melete.data.batch import Batch
@@ -90,7 +89,9 @@ class Trainer:
         objective.to(self.device)
         dtype = DTYPES[config.training.precision]
         self.masters = MasterWeights(objective, dtype)
-        self.optimizer = Optimizer(objective, self.masters.named, config.optimizer, dtype == torch.bfloat16)
+        self.optimizer = Optimizer(
+            objective, self.masters.named, config.optimizer, dtype == torch.bfloat16, self.masters.narrow
+        )
         self.ema = (
             {name: p.detach().clone() for name, p in self.masters.named.items()}
             if config.training.ema_decay
@@ -149,11 +150,10 @@ class Trainer:
         sums = self._forward_backward(step, batches, totals)
         if self.world.size > 1:
             self.masters.fill_gradients()
-        gradients = self.masters.gradients()
-        self.world.sum(gradients)
+            self.world.sum(self.masters.gradients())
         if self.scale.active:
-            torch._foreach_div_(gradients, self.scale.value)
-        norm = get_total_norm(gradients)
+            torch._foreach_div_(self.masters.gradients(), self.scale.value)
+        norm = self.masters.norm()
         terms = {name: float(value) / max(float(totals[name]), 1.0) for name, value in sums.items()}
         loss = sum(self.objective.weights[name] * value for name, value in terms.items())
         ratio = rate(step, self.config.training.steps, **msgspec.to_builtins(self.config.schedule))
@@ -239,9 +239,8 @@ class Trainer:
                 self._roll_back(step, spike=math.isfinite(loss) and bool(torch.isfinite(norm)))
             return
         self.scale.update(True)
-        if self.config.training.clip_norm:
-            clip_grads_with_norm_(self.masters.named.values(), self.config.training.clip_norm, norm)
-        self.optimizer.step(ratio)
+        limit = self.config.training.clip_norm
+        self.optimizer.step(ratio, float((limit / (norm + 1e-6)).clamp(max=1.0)) if limit else 1.0)
         self.masters.publish()
         if self.ema is not None:
             # Early averages must not be dominated by the initial weights.
