@@ -27,6 +27,8 @@ OBJECTIVES = (
     "causal-lm",
     "masked-lm",
     "replaced-token",
+    "span-corruption",
+    "text-infilling",
     "text-classification",
     "sentence-similarity",
     "sentence-embedding",
@@ -69,8 +71,9 @@ class DataSection(_Section, frozen=True):
 
 
 class ObjectiveSection(_Section, frozen=True):
-    name: str = ""  # causal-lm, masked-lm, replaced-token; empty = what the model's family is for
-    label_smoothing: float = 0.0  # causal-lm
+    # causal-lm, masked-lm, replaced-token, span-corruption, text-infilling; empty = what the model's family is for
+    name: str = ""
+    label_smoothing: float = 0.0  # causal-lm, span-corruption, text-infilling
     z_loss: float = 0.0  # causal-lm
     mask_rate: float = 0.15  # share of the tokens that are to be restored
     last_mask_rate: float = 0.0  # at the last step, reached on a straight line; 0 = the same
@@ -81,6 +84,11 @@ class ObjectiveSection(_Section, frozen=True):
     discriminator_weight: float = 50.0  # replaced-token
     # replaced-token: share of the steps in which the discriminator's layers first restore hidden tokens
     restore_first: float = 0.0
+    noise: float = (
+        0.0  # share of the tokens (span-corruption) or words (text-infilling) hidden; 0 = 0.15 and 0.3
+    )
+    mean_span: float = 3.0  # span-corruption, text-infilling: mean length of what is hidden in one piece
+    shuffle: bool = True  # text-infilling: sentences change places
 
 
 class OptimizerSection(_Section, frozen=True):
@@ -458,6 +466,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("objective.z_loss", 0, math.inf),
     ("objective.last_mask_rate", 0, 1),
     ("objective.discriminator_weight", 0, math.inf),
+    ("objective.noise", 0, 0.95),
+    ("objective.mean_span", 1, math.inf),
     ("optimizer.learning_rate", 0, math.inf),
     ("optimizer.matrix_learning_rate", 0, math.inf),
     ("optimizer.weight_decay", 0, math.inf),

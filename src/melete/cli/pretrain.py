@@ -58,8 +58,9 @@ def command(
     """Train a model of FAMILY from scratch on your text, or train MODEL on.
 
     gpt2 and qwen3 learn to continue text. bert and modernbert learn to restore hidden words
-    (--set objective.pair=nsp: and to tell pairs of sentences), electra to tell replaced words. MODEL is a run, a
-    Hugging Face folder or a Hub id; it keeps its size and its tokenizer.
+    (--set objective.pair=nsp: and to tell pairs of sentences), electra to tell replaced words. t5 learns to say what
+    is missing in a text, bart and marian to write the whole of it. MODEL is a run, a Hugging Face folder or a Hub id;
+    it keeps its size and its tokenizer.
 
     Any key of the run's config can be changed with --set; `--dry-run` shows them all.
 
@@ -68,6 +69,7 @@ def command(
       melete pretrain qwen3 --data my.txt --minutes 10
       melete pretrain gpt2 --preset tiny --data wikitext-2 --set training.steps=2000
       melete pretrain electra --data my.txt --minutes 30
+      melete pretrain t5 --preset nano --data my.txt --steps 2000
       melete pretrain google/bert_uncased_L-4_H-256_A-4 --data my.txt --steps 500
     """
     from melete import config as configs

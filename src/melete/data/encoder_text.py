@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -149,6 +149,7 @@ class Sample:
         label: 0 if the second follows the first, 1 if it does not (NSP) or came before it (SOP); -100 without a second.
         rate: masking rate of this step; None is the objective's.
         replaced: int64 (N,): the ids with some of them replaced, to measure a discriminator with; None: nothing is.
+        sentences: where sentences of a single text begin, ascending, 0 among them.
     """
 
     ids: np.ndarray
@@ -157,6 +158,7 @@ class Sample:
     label: int = -100
     rate: float | None = None
     replaced: np.ndarray | None = None
+    sentences: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
 
 class Samples:
@@ -235,7 +237,9 @@ class Samples:
         """The sample of that number; of a pair, the split and the second part are drawn."""
         start, stop = self.runs[index].tolist()
         if not self.pair:
-            return self._sample([(start, stop)], -100, rate)
+            low, high = np.searchsorted(self.sentences, [start + 1, stop])
+            sentences = np.append(0, self.sentences[low:high] - start)
+            return replace(self._sample([(start, stop)], -100, rate), sentences=sentences)
         low, high = np.searchsorted(self.sentences, [start + 1, stop])
         middle = int(self.sentences[rng.integers(low, high)])
         first, second = (start, middle), (middle, stop)

@@ -147,6 +147,18 @@ class Tokenizer:
         )
         return Tokenizer(whole.to_str(pretty=True) + "\n", self.config)
 
+    def with_special(self, names: Sequence[str], *, mask: str = "") -> Tokenizer:
+        """One that gives the same ids, and behind them these special tokens new ones, in their order.
+
+        Args:
+            mask: which of them hides a token; "": none does.
+        """
+        whole = hf.Tokenizer.from_str(self.definition)
+        whole.add_special_tokens([hf.AddedToken(name, special=True, normalized=False) for name in names])
+        return Tokenizer(
+            whole.to_str(pretty=True) + "\n", self.config | ({"mask_token": mask} if mask else {})
+        )
+
     def save(self, folder: Path | str) -> None:
         """Write tokenizer.json and tokenizer_config.json, each by rename, so that neither is ever half there."""
         from melete.data.tokenizer_files import write_folder

@@ -33,7 +33,7 @@ from melete.objectives.replaced_token import ReplacedToken
 from melete.training.budget import measure
 from melete.training.building import check_model, expected_vocabulary, fields_of, tokenizer_of_model
 from melete.training.job import About, Card, Job, Sources, family_of
-from melete.training.prepare import read_texts, tokenizer_for
+from melete.training.prepare import Texts, read_texts, tokenizer_for
 
 # Whole words are masked unless more than this share of the tokens lies in words of more than so many tokens: a script
 # without spaces that nothing here cuts.
@@ -45,7 +45,7 @@ _UNKNOWN_SHARE, _SAMPLED = 0.02, 1_000_000
 # In how many batches of how many tokens the two ways of batching are measured, and when that is enough.
 _MEASURED, _MEASURED_TOKENS, _MEASURED_SECONDS = 4, 2048, 2.0
 # Held-out masks, draws and pairs follow from this seed alone: runs with other seeds are measured on the same.
-_VALID_SEED = 0
+VALID_SEED = 0
 
 
 class EncoderJob(Job):
@@ -64,7 +64,7 @@ class EncoderJob(Job):
         self.tokenizer, self.notes = tokenizer, notes
         (self.train, self._train_meta), (self.valid, self._valid_meta) = train, valid
         self.tokens = len(self.train.ids)
-        self.vocabulary = Vocabulary.of(tokenizer)
+        self.vocabulary = self.vocabulary_of(tokenizer)
         self.frequencies = _frequencies(self.train.ids, self.vocabulary)
         self._samples: dict[tuple[str, int, str], Samples] = {}
 
@@ -110,15 +110,25 @@ class EncoderJob(Job):
     # ------------------------------------------------------------------ data
 
     @classmethod
+    def vocabulary_of(cls, tokenizer: Tokenizer) -> Any:
+        """What hides tokens, and which are ordinary; a tokenizer without it is refused."""
+        return Vocabulary.of(tokenizer)
+
+    @classmethod
+    def new_tokenizer(cls, config: RunConfig, texts: Texts) -> Tokenizer:
+        """One trained on the training text."""
+        return tokenizer_for(config, texts)
+
+    @classmethod
     def prepare(cls, config: RunConfig, tokenizer: Tokenizer | None = None) -> Self:
         """See `Job.prepare`; a named set that is read as one text elsewhere is cut into its documents here."""
         tokenizer = tokenizer or tokenizer_of_model(config)
         if tokenizer is None and config.tokenizer.source:
             tokenizer = Tokenizer.load(Path(config.tokenizer.source))
         if tokenizer is not None:
-            Vocabulary.of(tokenizer)  # refused before a long text is read
+            cls.vocabulary_of(tokenizer)  # refused before a long text is read
         texts = read_texts(config, whole=False)
-        tokenizer = tokenizer or tokenizer_for(config, texts)
+        tokenizer = tokenizer or cls.new_tokenizer(config, texts)
         words = HanWords(texts.train)
         train, valid = (encoder_text(text, tokenizer, words) for text in (texts.train, texts.valid))
         _say_unknown(train[0].ids[:_SAMPLED], tokenizer)
@@ -199,7 +209,7 @@ class EncoderJob(Job):
         samples = self._samples_of("valid", config.training.context, config.objective.pair)
         draw = partial(_replaced, vocabulary=self.vocabulary, frequencies=self.frequencies)
         mixed = config.training.packing == "packed"
-        return SortedBatches(samples, budget, seed=_VALID_SEED, mixed=mixed, replace=draw)
+        return SortedBatches(samples, budget, seed=VALID_SEED, mixed=mixed, replace=draw)
 
     def _samples_of(self, split: str, context: int, pair: str) -> Samples:
         key = split, context, pair
@@ -221,7 +231,7 @@ class EncoderJob(Job):
 
     @classmethod
     @abstractmethod
-    def objective(cls, config: RunConfig, model: Any, vocabulary: Vocabulary, **other: Any) -> Objective:
+    def objective(cls, config: RunConfig, model: Any, vocabulary: Any, **other: Any) -> Objective:
         """The objective over a model."""
 
     def build(self, config: RunConfig) -> Objective:
@@ -252,15 +262,16 @@ class EncoderJob(Job):
         figures = measure_held_out(config, objective, self.held_out(config, t.micro_batch_rows * t.context))
         table, rows = self.table(config, figures)
         samples = [{"prompt": prompt, "text": text} for prompt, text in self.samples(config, objective)]
-        rate = self.corruption(config).rate
-        below = (
-            f"{len(self.valid.ids):,} tokens, {rate:.0%} of them hidden by "
-            f"{config.objective.mask_unit}, the same in every run; {t.precision}"
-        )
+        below = f"{self.measured_on(config)}, the same in every run; {t.precision}"
         if table[0]["loss"] >= table[1]["loss"]:
             below += "\nno better than token frequencies yet: it needs more steps"
         result = {"table": table, "samples": samples, "precision": t.precision, "figures": figures}
         return Card(result, rows, below, self.next(final.parent))
+
+    def measured_on(self, config: RunConfig) -> str:
+        """How much text, and how much of it is hidden."""
+        rate, unit = self.corruption(config).rate, config.objective.mask_unit
+        return f"{len(self.valid.ids):,} tokens, {rate:.0%} of them hidden by {unit}"
 
     @abstractmethod
     def table(
@@ -454,7 +465,7 @@ def _width(config: RunConfig) -> int | None:
     return config.training.context if config.training.packing == "packed" else None
 
 
-def _frequencies(ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+def _frequencies(ids: np.ndarray, vocabulary: Any) -> np.ndarray:
     """Probability of each ordinary id by a text, one more than counted; special ones hardly have any."""
     counts = np.bincount(ids, minlength=len(vocabulary.is_ordinary)) + 1.0
     counts[~vocabulary.is_ordinary] = 1e-9

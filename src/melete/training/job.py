@@ -23,6 +23,8 @@ JOBS: dict[str, str] = {
     "causal-lm": "melete.training.causal:CausalJob",
     "replaced-token": "melete.training.encoders:ReplacedJob",
     "masked-lm": "melete.training.encoders:MaskedJob",
+    "span-corruption": "melete.training.denoising:SpanCorruptionJob",
+    "text-infilling": "melete.training.denoising:TextInfillingJob",
     "text-classification": "melete.training.finetuning_tasks:ClassificationJob",
     "sentence-similarity": "melete.training.finetuning_tasks:SimilarityJob",
     "sentence-embedding": "melete.training.finetuning_tasks:EmbeddingJob",
