@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def right_answers(model: EncoderDecoder, exercises: Exercises, count: int, beams
 
 
 def learn(
-    folder: Path, family: str, rule: str, longest: int, steps: int, rate: float
+    folder: Path, family: str, rule: str, longest: int, steps: int, rate: float, **changes: Any
 ) -> tuple[EncoderDecoder, Exercises]:
     exercises = Exercises(rule, longest, 64)
     model = kit.tiny_network(family, "text2text-generation", vocab_size=16, initializer_range=0.1, **IDS)
@@ -64,6 +65,7 @@ def learn(
         optimizer__learning_rate=rate,
         optimizer__weight_decay=0.0,
         schedule__warmup_steps=50,
+        **changes,
     )
     runner = trainer(folder, config, objective=SequenceToSequence(model, 0.05), train=exercises)
     runner.train()

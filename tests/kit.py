@@ -61,6 +61,7 @@ ENCODER_DECODER_SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "num_decoder_layers": 2,  # transformers generates with no more than the encoder has
     },
+    "encoder-decoder": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **_LAYERS},
     "lstm": {"hidden_size": 32, **_LAYERS},
 }
 LABELLED = [*SIZES, *ENCODER_SIZES]  # the families that wear heads for rows with answers

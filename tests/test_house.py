@@ -175,7 +175,7 @@ def test_every_family_has_its_file_and_every_file_its_family() -> None:
     from melete.models import FAMILIES
 
     with_presets = {
-        path.stem
+        path.stem.replace("_", "-")
         for room in ("models", "baselines")
         for path in (PACKAGE / room).glob("*.py")
         if "PRESETS" in top_level_names(ast.parse(path.read_text(encoding="utf-8")))

@@ -22,6 +22,7 @@ from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.models.postnorm import OutputBias
 from melete.nn.attention import attention, source_mask
 from melete.nn.cache import KVCache, Source
+from melete.nn.dropout import Dropout
 from melete.nn.embedding import Embedding
 from melete.nn.linear import Linear
 
@@ -105,13 +106,14 @@ class Model(EncoderDecoder):
     config: Config
     family = "lstm"
     residual = ()
+    branching = False  # states are those of one text
 
     def __init__(self, config: Config, task: str = "text2text-generation") -> None:
         super().__init__()
         self.config, self.task = config, task
         width = config.hidden_size
         self.token_embeddings = Embedding(config.vocab_size, width)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.encoder = _lstm(config, width // 2, config.num_hidden_layers, bidirectional=True)
         self.bridge = Linear(width, 2 * config.num_decoder_layers * width, bias=True)
         self.key = Linear(width, width, bias=False)

@@ -22,6 +22,7 @@ FAMILIES: dict[str, str] = {
     "marian": "melete.models.marian",
     "bart": "melete.models.bart",
     "t5": "melete.models.t5",
+    "encoder-decoder": "melete.models.encoder_decoder",
     "lstm": "melete.baselines.lstm",
 }
 

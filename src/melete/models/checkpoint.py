@@ -237,12 +237,17 @@ def locate(source: str) -> Path:
 
     Args:
         source: a run folder (its final model, else its best, else its latest checkpoint), a checkpoint, any folder
-            in the Hugging Face layout, or the name of a model on the Hub ("owner/name").
+            in the Hugging Face layout, or the name of a model on the Hub ("owner/name"). "A+B" are an encoder and a
+            decoder that become one model; see `warm_start`.
 
     Raises:
         InputError: nothing there, or no model in it.
     """
     path = Path(source).expanduser()
+    if "+" in source and not path.exists():
+        from melete.models.warm_start import locate_joined
+
+        return locate_joined(source)
     if path.is_dir():
         return path if (path / CONFIG).is_file() else _in_run(path)
     if path.exists():

@@ -79,9 +79,8 @@ class DenoisingJob(EncoderJob):
                 f"tokenizer.vocab_size is {config.tokenizer.vocab_size}",
                 expected=f"more than {len(cls.holes)}, the tokens for what is hidden",
             )
-        return tokenizer_for(configs.change(config, {"tokenizer.vocab_size": room}), texts).with_special(
-            cls.holes, mask=cls.holes[0] if len(cls.holes) == 1 else ""
-        )
+        learned = tokenizer_for(configs.change(config, {"tokenizer.vocab_size": room}), texts).ended()
+        return learned.with_special(cls.holes, mask=cls.holes[0] if len(cls.holes) == 1 else "")
 
     def settle(self, config: RunConfig) -> RunConfig:
         """See `Job.settle`: nothing depends on the data."""
@@ -182,7 +181,7 @@ class DenoisingJob(EncoderJob):
 
     def next(self, run: Path) -> str:
         """See `EncoderJob.next`."""
-        return f"melete report {run}"
+        return f"melete finetune summarization --data FILE --model {run}"
 
 
 class SpanCorruptionJob(DenoisingJob):
@@ -207,6 +206,12 @@ class TextInfillingJob(DenoisingJob):
 
     reads = ("label_smoothing", "noise", "mean_span", "shuffle")
     kind, holes = TextInfilling, (MASK,)
+
+    @classmethod
+    def vocabulary_of(cls, tokenizer: Tokenizer) -> NoiseVocabulary:
+        """See `EncoderJob.vocabulary_of`; a tokenizer's own mask hides words."""
+        own = () if tokenizer.mask_id is None else (tokenizer.token(tokenizer.mask_id),)
+        return NoiseVocabulary.of(tokenizer, own or cls.holes)
 
     @classmethod
     def suits(cls, family: str) -> bool:
