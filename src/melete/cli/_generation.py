@@ -30,6 +30,10 @@ _SETTINGS: list[tuple[str, type, str]] = [
     ("--frequency-penalty", float, "Weaken a token by this for each time it was said."),
     ("--presence-penalty", float, "Weaken a token by this once it was said."),
     ("--no-repeat-ngram-size", int, "Never say the same n tokens twice."),
+    ("--num-beams", int, "Grow so many texts side by side and keep the likeliest; needs --temperature 0."),
+    ("--length-penalty", float, "Of beams: above 0 longer texts gain. [1]"),
+    ("--num-beam-groups", int, "Grow beams in so many groups that avoid what those before them say."),
+    ("--diversity-penalty", float, "How much a group of beams avoids a token of another."),
     ("--seed", int, "The same seed gives the same text. [0]"),
 ]
 

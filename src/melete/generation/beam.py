@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from melete.generation.branches import BranchReading
 from melete.generation.reading import Reading, WritingModel, checked_prompts, checked_sources, fitting
+from melete.generation.requirements import Progress, Requirements
 from melete.generation.rules import Rules
 from melete.generation.settings import GenerationSettings
 from melete.generation.text import Decodes, Piece, TextStream
@@ -49,11 +52,19 @@ class _Candidate(NamedTuple):
 
 
 @dataclass
+class _Group:
+    """Beams of a prompt that compete with one another: their best answers that ended, best first."""
+
+    ended: list[Hypothesis] = field(default_factory=list)
+    done: bool = False
+
+
+@dataclass
 class _Prompt:
-    """One that has beams: its number, and its best answers that ended, best first."""
+    """One that has beams."""
 
     number: int
-    ended: list[Hypothesis] = field(default_factory=list)
+    groups: list[_Group]
 
 
 class BeamSearch:
@@ -63,7 +74,11 @@ class BeamSearch:
     answers if they are among the `num_beams` best, the best others go on. When that ends is for `early_stopping` to
     say; lengths, scores and ends are counted as `transformers` counts them. Prompts that are done leave the batch.
 
-    Source: Graves 2012, section 2.5; division by the length: Wu et al. 2016, section 7.
+    Groups of beams do so each for itself. What must come is looked after by `_required`: beams that have as many of its
+    tokens compete with one another, so that those that have more are not crowded out.
+
+    Source: Graves 2012, section 2.5; division by the length: Wu et al. 2016, section 7; groups: Vijayakumar et al.
+    2018; required tokens: Post and Vilar 2018.
 
     Attributes:
         answers: of each prompt, the best first; empty until it is done.
@@ -86,6 +101,7 @@ class BeamSearch:
         sources = checked_sources(model, sources, prompts)
         self._settings = settings = fitting(model, prompts, settings, bool(sources))
         self._tokenizer, self._beams = tokenizer, settings.num_beams
+        self._size = self._beams // settings.num_beam_groups  # of a group
         rows = [prompt for prompt in prompts for _ in range(self._beams)]
         if isinstance(model, Network) and model.branching:
             self._reading = BranchReading(model, prompts, settings.max_new_tokens, sources, self._beams)
@@ -93,9 +109,12 @@ class BeamSearch:
             read = [source for source in sources for _ in range(self._beams)]
             self._reading = Reading(model, rows, settings.max_new_tokens, read, share=self._beams)
         self._rules = Rules(settings, rows, model.config.vocab_size, self._reading.device)
-        self._scores = [0.0, *[_UNLIKELY] * (self._beams - 1)] * len(prompts)  # of each row
+        groups = settings.num_beam_groups
+        self._scores = [0.0, *[_UNLIKELY] * (self._size - 1)] * groups * len(prompts)  # of each row
         self._tokens: list[list[int]] = [[] for _ in rows]  # of each row
-        self._growing = [_Prompt(number) for number in range(len(prompts))]
+        self._requirements = Requirements(settings.required_ids)
+        self._progress = [Progress()] * len(rows)  # of each row
+        self._growing = [_Prompt(n, [_Group() for _ in range(groups)]) for n in range(len(prompts))]
         self._added = 0
         self.answers: list[list[Hypothesis]] = [[] for _ in prompts]
 
@@ -106,60 +125,142 @@ class BeamSearch:
 
     def step(self) -> list[Piece]:
         """One forward pass; the answers to the prompts that it finished."""
-        candidates = self._candidates()
+        log_probabilities = self._rules(self._reading.next_logits().log_softmax(-1))  # (R * n, V)
         self._added += 1
+        going_on = self._in_groups(log_probabilities.unflatten(0, (-1, self._beams)))
         kept: list[_Candidate] = []
         growing, done = [], []
-        for prompt, found in zip(self._growing, candidates, strict=True):
-            going_on = self._sort(prompt, found)
-            if self._is_done(prompt, going_on):
+        for prompt, candidates in zip(self._growing, going_on, strict=True):
+            if all(group.done for group in prompt.groups):
                 done.append(prompt)
             else:
                 growing.append(prompt)
-                kept += going_on
+                kept += candidates
         self._growing = growing
         if growing:
             self._go_on(kept)
         return [piece for prompt in done for piece in self._finish(prompt)]
 
-    def _candidates(self) -> list[list[_Candidate]]:
-        """The best continuations of each prompt, best first: enough that `num_beams` of them do not end."""
-        log_probabilities = self._rules(self._reading.next_logits().log_softmax(-1))  # (R * n, V)
-        width = self._beams * (1 + len(self._settings.eos_ids))
-        # Of each row first: less to sort, and no sums for tokens that are far behind.
-        scores, tokens = largest(log_probabilities, min(width, log_probabilities.shape[1]))  # (R * n, width)
-        scores += torch.tensor(self._scores, device=scores.device)[:, None]
-        scores, places = scores.view(len(self._growing), -1).topk(min(width, self._beams * scores.shape[1]))
-        first = torch.arange(0, len(self._scores), self._beams, device=places.device)
-        rows = places // tokens.shape[1] + first[:, None]  # (R, width)
-        tokens = tokens.view(len(self._growing), -1).gather(1, places)
-        columns = zip(scores.tolist(), rows.tolist(), tokens.tolist(), strict=True)
-        return [[_Candidate(*one) for one in zip(*column, strict=True)] for column in columns]
+    def _in_groups(self, log_probabilities: Tensor) -> list[list[_Candidate]]:
+        """The beams of each prompt that go on, (R, n, V) -> R lists of n."""
+        going_on: list[list[_Candidate]] = [[] for _ in self._growing]
+        said: list[list[int]] = [[] for _ in self._growing]  # by the groups before
+        for number in range(self._settings.num_beam_groups):
+            here = slice(number * self._size, (number + 1) * self._size)
+            if self._settings.required_ids:
+                found = self._required(log_probabilities)
+            else:
+                found = self._candidates(log_probabilities[:, here], here.start, said)
+            for prompt, candidates, own, tokens in zip(self._growing, found, going_on, said, strict=True):
+                group = prompt.groups[number]
+                chosen = self._sort(group, candidates)
+                own += chosen
+                if not group.done:
+                    # In the last step nothing goes on, and what ends is said.
+                    tokens += [candidate.token for candidate in chosen or candidates[: self._size]]
+                    group.done = self._is_done(group, chosen)
+        return going_on
 
-    def _sort(self, prompt: _Prompt, candidates: list[_Candidate]) -> list[_Candidate]:
+    def _candidates(
+        self, log_probabilities: Tensor, first: int, said: list[list[int]]
+    ) -> list[list[_Candidate]]:
+        """The best continuations of a group of each prompt, best first: enough that all its beams may go on.
+
+        Args:
+            log_probabilities: of the group, (R, size, V).
+            first: its first beam.
+            said: tokens that earlier groups of each prompt chose at this place.
+        """
+        prompts, size, vocab_size = log_probabilities.shape
+        width = size * (1 + len(self._settings.eos_ids))
+        rows = log_probabilities.flatten(0, 1)
+        if self._settings.diversity_penalty and any(said):
+            counts = torch.zeros(prompts, vocab_size, device=rows.device)
+            for count, tokens in zip(counts, said, strict=True):
+                count += torch.tensor(tokens, device=rows.device).bincount(minlength=vocab_size)
+            rows = rows - self._settings.diversity_penalty * counts.repeat_interleave(size, 0)
+        # Of each row first: less to sort, and no sums for tokens that are far behind.
+        scores, tokens = largest(rows, min(width, vocab_size))  # (R * size, width)
+        true = log_probabilities.flatten(0, 1).gather(1, tokens)
+        so_far = torch.tensor(self._scores, device=rows.device).view(prompts, -1)[:, first : first + size]
+        scores += so_far.reshape(-1, 1)
+        true += so_far.reshape(-1, 1)
+        places = scores.view(prompts, -1).topk(min(width, size * scores.shape[1])).indices  # (R, width)
+        beams = torch.arange(prompts, device=rows.device)[:, None] * self._beams + first
+        numbers = places // tokens.shape[1] + beams
+        columns = (part.view(prompts, -1).gather(1, places) for part in (true, tokens))
+        true, tokens = columns
+        lists = zip(true.tolist(), numbers.tolist(), tokens.tolist(), strict=True)
+        return [[_Candidate(*one) for one in zip(*column, strict=True)] for column in lists]
+
+    def _required(self, log_probabilities: Tensor) -> list[list[_Candidate]]:
+        """Continuations of which as many as can be have each number of required tokens, those with most first."""
+        open_ = [self._requirements.met(progress) < self._requirements.tokens for progress in self._progress]
+        if self._settings.eos_ids:
+            rows = torch.tensor(open_, device=log_probabilities.device).view(len(self._growing), -1, 1)
+            ends = torch.tensor(self._settings.eos_ids, device=rows.device)
+            ended = log_probabilities[..., ends].masked_fill(rows, -torch.inf)
+            log_probabilities = log_probabilities.index_copy(2, ends, ended)
+        usual = self._candidates(log_probabilities, 0, [])
+        best = log_probabilities.argmax(-1).flatten().tolist()
+        found = []
+        for prompt, candidates in enumerate(usual):
+            pool = {(candidate.row, candidate.token): candidate for candidate in candidates}
+            for beam in range(self._beams):
+                row = prompt * self._beams + beam
+                for token in {best[row], *self._requirements.wanted(self._progress[row])}:
+                    score = self._scores[row] + float(log_probabilities[prompt, beam, token])
+                    pool.setdefault((row, token), _Candidate(score, row, token))
+            found.append(self._in_turn(sorted(pool.values(), key=lambda candidate: -candidate.score)))
+        return found
+
+    def _in_turn(self, candidates: list[_Candidate]) -> list[_Candidate]:
+        """One of those that have most of what is required, one of those that have less, and so on, and again."""
+        ends, last = self._settings.eos_ids, self._added == self._settings.max_new_tokens
+        banks: dict[int, list[_Candidate]] = {}
+        for candidate in candidates:
+            likely, ending = candidate.score > _UNLIKELY / 2, candidate.token in ends
+            if candidate.score == -math.inf or (ending and not likely):
+                continue
+            progress = self._requirements.after(self._progress[candidate.row], candidate.token)
+            # What ends has all of it; a beam that stands for none yet comes after all others.
+            bank = self._requirements.tokens + 1 if ending else self._requirements.met(progress)
+            banks.setdefault(bank if likely else -1, []).append(candidate)
+        whole = self._requirements.tokens
+        if last:
+            least = next((bank for bank in sorted(banks, reverse=True) if bank < whole), whole)
+            best = [*banks.get(whole + 1, []), *banks.get(whole, [])] or banks[least]
+            return sorted(best, key=lambda candidate: -candidate.score)
+        queue = [banks[bank] for bank in sorted(banks, reverse=True) if 0 <= bank <= whole]
+        turns = [one for turn in zip_longest(*queue) for one in turn if one is not None]
+        going_on = [*turns, *banks.get(-1, [])][: self._beams]
+        going_on.sort(key=lambda candidate: -candidate.score)
+        return [*banks.get(whole + 1, [])[: self._beams], *going_on]
+
+    def _sort(self, group: _Group, candidates: list[_Candidate]) -> list[_Candidate]:
         """Note what ended; what goes on, best first."""
         last = self._added == self._settings.max_new_tokens
         going_on = []
         for rank, candidate in enumerate(candidates):
             if not last and candidate.token not in self._settings.eos_ids:
                 going_on.append(candidate)
-            elif rank < self._beams:
+            elif rank < self._size and not group.done:
                 tokens = [*self._tokens[candidate.row], candidate.token]
-                prompt.ended.append(Hypothesis(tokens, self._normalised(candidate.score, self._added)))
-        prompt.ended.sort(key=lambda answer: -answer.score)
-        del prompt.ended[self._beams :]
-        return going_on[: self._beams]
+                group.ended.append(Hypothesis(tokens, self._normalised(candidate.score, self._added)))
+        group.ended.sort(key=lambda answer: -answer.score)
+        del group.ended[self._size :]
+        return going_on[: self._size]
 
-    def _is_done(self, prompt: _Prompt, going_on: list[_Candidate]) -> bool:
+    def _is_done(self, group: _Group, going_on: list[_Candidate]) -> bool:
         if not going_on:  # every one has the most tokens it may have
             return True
-        if len(prompt.ended) < self._beams:
+        if len(group.ended) < self._size:
             return False
         if self._settings.early_stopping is True:
             return True
         longest = self._settings.early_stopping == "never" and self._settings.length_penalty > 0
         length = self._settings.max_new_tokens if longest else self._added
-        return self._normalised(going_on[0].score, length) <= prompt.ended[-1].score
+        return self._normalised(going_on[0].score, length) <= group.ended[-1].score
 
     def _normalised(self, score: float, length: int) -> float:
         return score / length**self._settings.length_penalty
@@ -172,12 +273,18 @@ class BeamSearch:
         self._rules.remember(torch.tensor(tokens, device=self._reading.device))
         self._scores = scores
         self._tokens = [[*self._tokens[row], token] for row, token in zip(rows, tokens, strict=True)]
+        if self._settings.required_ids:
+            after = self._requirements.after
+            pairs = zip(rows, tokens, strict=True)
+            self._progress = [after(self._progress[row], token) for row, token in pairs]
 
     def _finish(self, prompt: _Prompt) -> list[Piece]:
         each = self._settings.num_return_sequences
-        self.answers[prompt.number] = prompt.ended[:each]
+        answers = [answer for group in prompt.groups for answer in group.ended]
+        answers.sort(key=lambda answer: -answer.score)
+        self.answers[prompt.number] = answers[:each]
         pieces = []
-        for i, answer in enumerate(prompt.ended[:each]):
+        for i, answer in enumerate(answers[:each]):
             text = TextStream(self._tokenizer) if self._tokenizer else None
             for place, token in enumerate(answer.tokens, start=1):
                 last = place == len(answer.tokens)

@@ -83,6 +83,12 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
         length_penalty: beams compare log-probability / tokens ** this, so that above 0 longer answers gain.
         early_stopping: beams stop once there are `num_beams` finished answers (true), once a better one is unlikely
             by the present lengths (false), or only when none can come any more ("never").
+        num_beam_groups: beams grow in so many groups, one after another, each of which avoids what those before it
+            say at the same place (Vijayakumar et al. 2018); 1 is off.
+        diversity_penalty: taken from the log-probability of a token for each beam of an earlier group that has it;
+            it decides which beams go on, and is no part of their score.
+        required_ids: phrases that an answer must contain, in any order; with `num_beams`, best more of them than all
+            phrases have tokens (Post and Vilar 2018).
     """
 
     max_new_tokens: int = 128
@@ -104,6 +110,9 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    required_ids: tuple[tuple[int, ...], ...] = ()
 
     def _rules(self) -> list[tuple[bool, str, str]]:
         return [
@@ -126,13 +135,24 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
         ]
 
     def _rules_of_beams(self) -> list[tuple[bool, str, str]]:
+        grouped, required = self.num_beam_groups > 1, sum(map(len, self.required_ids))
         if self.num_beams <= 1:
-            return []
+            return [
+                (self.num_beam_groups == 1, "num_beam_groups", "1 (off) without num_beams above 1"),
+                (not required, "required_ids", "nothing without num_beams above 1"),
+            ]
+        whole = self.num_beam_groups >= 1 and self.num_beams % self.num_beam_groups == 0
         answers = self.num_return_sequences <= self.num_beams
         return [
             (self.temperature == 0, "temperature", "0 with num_beams above 1, as beams draw nothing"),
             (answers, "num_return_sequences", f"at most num_beams, {self.num_beams}"),
             (not self.stop, "stop", "no texts with num_beams above 1"),
+            (whole, "num_beam_groups", f"a divisor of num_beams, {self.num_beams}"),
+            (0 <= self.diversity_penalty < math.inf, "diversity_penalty", "0 (off) or more"),
+            (grouped or not self.diversity_penalty, "diversity_penalty", "0 without num_beam_groups above 1"),
+            (all(self.required_ids), "required_ids", "phrases of at least one token"),
+            (not (grouped and required), "required_ids", "nothing with num_beam_groups above 1"),
+            (required <= self.max_new_tokens, "required_ids", "at most max_new_tokens tokens"),
         ]
 
     @classmethod
