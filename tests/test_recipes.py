@@ -50,6 +50,14 @@ def bars_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     del sys.modules["bars_tasks"], sys.modules["_bars"]
 
 
+@pytest.fixture
+def bars_seq2seq(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The benchmark as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module("bars_seq2seq")
+    del sys.modules["bars_seq2seq"], sys.modules["_bars"]
+
+
 def test_every_promise_has_recipes_in_its_time(bars_tasks: Any) -> None:
     assert set(bars_tasks.PROMISES) == {path.parent.name for path in TUNED}
     for name, promise in bars_tasks.PROMISES.items():
@@ -68,3 +76,23 @@ def test_bars_are_read_from_what_a_run_prints(bars_tasks: Any, monkeypatch: pyte
     assert (clock.met, surely.met, by.met) == (False, True, True)  # 800 s of 600; +0.5 of +0.015
     card = score_answers(exam, {"bert": half, "linear": right}).figures
     assert [bar.met for bar in bars_tasks.task("sst2", Path())] == [True, False, False]
+
+
+def test_what_is_written_from_scratch_is_promised_in_its_time(
+    bars_seq2seq: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, promise in bars_seq2seq.PROMISES.items():
+        for recipe in filter(None, (promise.recipe, promise.beside)):
+            config = configs.load(ROOT / "recipes" / name.partition(":")[0] / recipe)
+            assert config.objective.name == SETS[name].task
+            assert config.data.train == [name]
+            assert 0 < config.finetuning.minutes < promise.minutes
+    card = {
+        "table": [{"tokenised_bleu": 39.5}, {"name": "copy", "tokenised_bleu": 1.0}],
+        "parameters": 4_000_000,
+    }
+    monkeypatch.setattr(bars_seq2seq, "run", lambda command, scratch: (card, 2600.0))
+    assert [bar.met for bar in bars_seq2seq.trained("multi30k", Path())] == [True, True, False]
+    figures = {"speed_up": 3.5, "identical": 511, "rows": 512, "rate": 70.0, "their_rate": 20.0}
+    monkeypatch.setattr(bars_seq2seq, "run", lambda command, scratch: (figures, 60.0))
+    assert [bar.met for bar in bars_seq2seq.decoding(Path())] == [False, True]

@@ -27,7 +27,7 @@ def writing_config(folder: Path, task: str = "translation", family: str = "maria
         "tokenizer__kind": "byte-bpe",
         "training__batch_tokens": 200,
         "optimizer__learning_rate": 1e-2,
-        "finetuning__epochs": 25.0,
+        "finetuning__epochs": 18.0,
         "finetuning__batch_size": 32,
         "data__valid": [str(write_rows(folder / "valid", task, 40))],  # words that it has read
         "finetuning__dropout": 0.0,
@@ -59,7 +59,8 @@ def test_a_tiny_model_learns_to_translate(run: Path) -> None:
 
 
 def test_a_decoder_learns_it_too_and_stands_beside_another_model(run: Path, tmp_path: Path) -> None:
-    config = writing_config(tmp_path, "translation", "gpt2", evaluation__beside=[str(run)])
+    changes: dict[str, Any] = {"evaluation__beside": [str(run)], "finetuning__epochs": 25.0}
+    config = writing_config(tmp_path, "translation", "gpt2", **changes)
     _, figures = trained(config)
     own, other = figures["table"]
     assert own["chrf"] > 90
