@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from melete.data.datasets import data_roots
+from melete.data.datasets import data_roots, resolve
 from melete.data.labelled.files import read_labelled
 from melete.data.labelled.rows import WrittenRow
 from melete.data.labelled.sets import load_labelled
@@ -85,6 +85,20 @@ def test_named_sets_have_their_direction_and_their_parts(
     assert found.language == language
     ((source, target),) = pairs(found.train[:1])
     assert (source.startswith(begins[0]), target.startswith(begins[1])) == (True, True)
+
+
+def test_both_sides_of_a_named_set_are_texts_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MELETE_DATA", str(tmp_path))
+    folder = tmp_path / "multi30k"
+    folder.mkdir()
+    for part in ("train", "val"):
+        (folder / f"{part}.en").write_text(f"a dog of {part}\na house\n", encoding="utf-8")
+        (folder / f"{part}.de").write_text(f"ein Hund von {part}\nein Haus\n", encoding="utf-8")
+    found = resolve("multi30k")
+    assert [document.text for document in found.train] == ["a dog of train", "ein Hund von train", *FEW[1]]
+    assert found.valid is not None
+    assert [document.text for document in found.valid] == ["a dog of val", "ein Hund von val"]
+    assert found.train.source_hash
 
 
 def two(folder: Path, first: bytes, second: bytes) -> str:

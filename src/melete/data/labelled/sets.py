@@ -27,6 +27,7 @@ from melete.data.labelled.rows import (
     LabelledRow,
     TagRow,
     TextRow,
+    WrittenRow,
 )
 from melete.data.labelled.splits import hold_out
 from melete.data.labelled.tables import KnownColumns
@@ -201,6 +202,7 @@ def plain_texts(name: str) -> tuple[list[Document], list[Document], tuple[str, .
     """What a named set has to read without its labels: its training texts, its validation texts, and their files.
 
     Each text comes once, and what stands in train is not held out. Rows that `load_labelled` holds out are so here.
+    What was written for a text is a text too.
 
     Raises:
         InputError: as `load_labelled`.
@@ -211,12 +213,14 @@ def plain_texts(name: str) -> tuple[list[Document], list[Document], tuple[str, .
 
     def once(rows: Sequence[LabelledRow]) -> Iterator[Document]:
         for row in rows:
-            for text in row.texts:
+            written = row.targets or () if isinstance(row, WrittenRow) else ()
+            for text in (*row.texts, *written):
                 if text not in seen and not text.isspace():
                     seen.add(text)
                     yield Document(text, row.file, row.line)
 
-    files = (parts.train, *([parts.valid] if parts.valid else []))
+    sources = (parts.train, *([parts.valid] if parts.valid else []))
+    files = tuple(file for source in sources for file in two_files(source) or (source,))
     return list(once(found.train)), list(once(found.valid)), files
 
 
