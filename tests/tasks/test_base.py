@@ -135,5 +135,5 @@ def test_a_line_of_plain_text_is_a_row_and_columns_are_found(tmp_path, capsys):
 
 
 def test_a_task_that_is_not_there_is_named():
-    with pytest.raises(InputError, match="unknown task 'translation'; expected one of fill-mask"):
-        predictor_class("translation")
+    with pytest.raises(InputError, match="unknown task 'poetry'; expected one of fill-mask"):
+        predictor_class("poetry")
