@@ -185,7 +185,7 @@ def work(pipe: Connection, side: str, name: str, preset: str, seed: int, count: 
             pipe.send((time.perf_counter() - begun, sum(tokens for _, tokens in done), [x for x, _ in done]))
 
 
-def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
+def compare(name: str, preset: str, count: int, seed: int, chunk: int = CHUNK) -> dict[str, Any]:
     """Chunks of steps in turn; medians of real tokens a second, and the loss of the last 50 steps of both."""
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Any] = {}
@@ -196,16 +196,16 @@ def compare(name: str, preset: str, count: int, seed: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {side: [] for side in SIDES}
     losses: dict[str, list[float]] = {side: [] for side in SIDES}
     with Progress(name, "steps", count) as progress:
-        for first in range(0, count, CHUNK):
+        for first in range(0, count, chunk):
             for side, pipe in pipes.items():
                 # float32 is slow, and only its speed is asked for
-                last = first + (CHUNK if side != "transformers, float32" else 1)
+                last = first + (chunk if side != "transformers, float32" else 1)
                 pipe.send((first, min(last, count)))
                 seconds, tokens, found = pipe.recv()
                 losses[side] += found
                 if first:  # the first chunk warms up
                     rates[side].append(tokens / seconds)
-            progress.advance(CHUNK)
+            progress.advance(chunk)
     for pipe in pipes.values():
         pipe.send(None)
     tokenizer, steps, _ = prepared(name, preset, seed)
@@ -242,6 +242,9 @@ def main() -> None:
     parser.add_argument("texts", nargs="*", default=list(TEXTS), metavar=f"{{{','.join(TEXTS)}}}")
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument(
+        "--turn", type=int, default=CHUNK, help="steps of one side before the next one's turn"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -250,7 +253,7 @@ def main() -> None:
         f"transformers {version('transformers')}; texts of at most {CONTEXT} tokens"
     )
     for name in arguments.texts:
-        figures = compare(name, arguments.preset, arguments.steps, arguments.seed)
+        figures = compare(name, arguments.preset, arguments.steps, arguments.seed, arguments.turn)
         if arguments.json:
             print(json.dumps(figures), flush=True)
         else:

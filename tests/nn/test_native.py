@@ -10,6 +10,7 @@ from torch import Tensor
 
 from melete.nn import functional, native
 from melete.nn.attention import Mask, attention, document_mask, mutual_mask
+from melete.nn.positions import RopeParameters, Rotary, rotate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +53,13 @@ def test_norms_and_linear() -> None:
     check(lambda x, w, b: functional.layer_norm(x, w, b, 1e-5), draw(3, 50, 65) + 1.0, draw(65), draw(65))
     check(lambda x, w: functional.rms_norm(x, w, 1e-5), draw(3, 50, 65), draw(65))
     check(functional.linear, draw(3, 35, 30), draw(75, 30), draw(75))
+
+
+def test_rotation() -> None:
+    rotary = Rotary(16, RopeParameters())
+    positions = torch.arange(40).view(2, 20)
+    check(lambda x: rotate(x, *rotary(positions, 40, x.dtype)), draw(2, 20, 3, 16))
+    check(lambda x: rotate(x.unbind(2)[1], *rotary(positions, 40, x.dtype)), draw(2, 20, 3, 3, 16))
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "length"), [(4, 2, 37), (2, 2, 531)])

@@ -309,6 +309,28 @@ void softmax_back(const bf16 *weights, bf16 *slopes, const int32_t *ranges, size
     }
 }
 
+/* ---------------------------------------------------------------------- rotary positions */
+
+/* Turn component i and i + half of each head by the angle of its token, forwards (sign 1) or back (sign -1). Strides are
+   those of a row, a token and a head; cosines and sines: (batch, length, half), a token of either `stride` apart. */
+void rotate(const bf16 *x, bf16 *y, const bf16 *cosines, const bf16 *sines, size batch, size length, size heads,
+            size half, size stride, size x_row, size x_token, size x_head, size y_row, size y_token, size y_head,
+            float sign) {
+#pragma omp parallel for schedule(static)
+    for (size token = 0; token < batch * length; token++) {
+        const bf16 *c = cosines + token * stride, *s = sines + token * stride;
+        for (size head = 0; head < heads; head++) {
+            const bf16 *in = x + token / length * x_row + token % length * x_token + head * x_head;
+            bf16 *out = y + token / length * y_row + token % length * y_token + head * y_head;
+            for (size i = 0; i < half; i++) {
+                float a = wide(in[i]), b = wide(in[half + i]), cosine = wide(c[i]), sine = sign * wide(s[i]);
+                out[i] = narrow(a * cosine - b * sine);
+                out[half + i] = narrow(b * cosine + a * sine);
+            }
+        }
+    }
+}
+
 /* ---------------------------------------------------------------------- dropout */
 
 /* y = x with a share `rate` at 0 and the rest grown; it is its own backward pass. */

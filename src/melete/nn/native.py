@@ -45,6 +45,7 @@ _KERNELS = {
     "norm_back": "ppppppnnni",
     "softmax": "pppnnnnffu",
     "softmax_back": "pppnnnnffu",
+    "rotate": "ppppnnnnnnnnnnnf",
     "drop": "ppnfu",
     "cross_entropy": "pppppppnnnf",
     "squares": "ppni",

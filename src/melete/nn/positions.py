@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from melete.errors import InputError
+from melete.nn import native
 
 
 class RopeParameters(
@@ -138,6 +139,13 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> None:
+    if native.fits(x, cos, sin, out) and x.stride(-1) == cos.stride(-1) == sin.stride(-1) == 1:
+        batch, length, heads, size = x.shape
+        stride = cos.stride(1)
+        if cos.stride(0) == length * stride and cos.stride() == sin.stride():
+            sizes = batch, length, heads, size // 2, stride
+            native.call("rotate", x, out, cos, sin, *sizes, *x.stride()[:3], *out.stride()[:3], sign)
+            return
     first, second = x.chunk(2, dim=-1)
     out_first, out_second = out.chunk(2, dim=-1)
     torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-sign)
