@@ -37,9 +37,10 @@ def alignments(
         if not 2 <= len(source) <= _MOST_TOKENS or not 2 <= len(written) <= _MOST_TOKENS:
             continue
         begun = Batch.from_rows([[model.config.decoder_start_token_id, *written[:-1]]])
-        batch = replace(begun, source=Batch.from_rows([[*source, predictor.end]]))
+        before = predictor.begin
+        batch = replace(begun, source=Batch.from_rows([[*before, *source, predictor.end]]))
         weights = attention_to_source(model, batch.to(next(model.parameters()).device))  # (L, 1, H, T, S)
-        picture = weights.mean((0, 1, 2))[:, : len(source)].cpu()  # (T, S)
+        picture = weights.mean((0, 1, 2))[:, len(before) : len(before) + len(source)].cpu()  # (T, S)
         shown = [[round(share, 3) for share in line] for line in picture.tolist()]
         tokens = {"source": _texts(tokenizer, source), "answer": _texts(tokenizer, written)}
         pictures.append(tokens | {"weights": shown})

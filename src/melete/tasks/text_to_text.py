@@ -94,8 +94,8 @@ class TextToText(RowPredictor):
 
     @cached_property
     def most_source(self) -> int:
-        """Tokens of the longest source, its end not counted."""
-        most = self.model.config.max_position_embeddings - 1
+        """Tokens of the longest source, what begins and ends it not counted."""
+        most = self.model.config.max_position_embeddings - 1 - len(self.begin)
         return most if isinstance(self.model, EncoderDecoder) else max(most - self.most_answer, 1)
 
     @cached_property
@@ -105,6 +105,14 @@ class TextToText(RowPredictor):
         return min(
             self.max_new_tokens, context - 1 if isinstance(self.model, EncoderDecoder) else context // 2
         )
+
+    @cached_property
+    def begin(self) -> list[int]:
+        """What stands before a source that an encoder reads: what the tokenizer itself puts there (`<s>`, `[CLS]`)."""
+        if not isinstance(self.model, EncoderDecoder):
+            return []
+        ids, _, owners = self.tokenizer.frame(1)
+        return ids[: next((i for i, owner in enumerate(owners) if owner is not None), 0)]
 
     @cached_property
     def end(self) -> int:
@@ -134,7 +142,7 @@ class TextToText(RowPredictor):
             )
         if len(ids) > most:
             parts = [ids[:most]] if self.long == "cut" else self._parts(text)
-        return [Piece(np.array([*part, self.end], dtype=np.int64), None) for part in parts]
+        return [Piece(np.array([*self.begin, *part, self.end], dtype=np.int64), None) for part in parts]
 
     def _parts(self, text: str) -> list[list[int]]:
         """Whole sentences, as many as fit; of a sentence that does not, its beginning."""

@@ -50,13 +50,18 @@ class WritingJob(FinetuneJob):
     def __init__(
         self, config: RunConfig, rows: LabelledSet, tokenizer: Tokenizer, notes: Sequence[str]
     ) -> None:
-        if tokenizer.eos_id is None:
+        if tokenizer.eos_id is None and is_spec(config.model.source):
             raise InputError("the tokenizer has no token that ends a text", where="tokenizer")
         self._answers = [_targets(tokenizer, part) for part in (rows.train, rows.valid)]
-        self._longest = 1 + max((len(ids) for own in self._answers[0] for ids in own), default=1)
+        # Its end too, and what an answer may have to begin with.
+        self._longest = 2 + max((len(ids) for own in self._answers[0] for ids in own), default=1)
         super().__init__(config, rows, tokenizer, notes)
         assert isinstance(self.predictor, TextToText)
         model, most = self.predictor.model, self.predictor.most_source
+        self._begin = np.array(self.predictor.begin, dtype=np.int64)
+        forced = getattr(model.config, "forced_bos_token_id", None)
+        # An answer begins with it, whoever decodes.
+        self._forced = np.array([] if forced is None else [forced], dtype=np.int64)
         # Read behind the token that begins an answer, or behind the source and its end.
         before = 1 if isinstance(model, EncoderDecoder) else most + 1
         self._room = (most, model.config.max_position_embeddings - before)
@@ -75,7 +80,7 @@ class WritingJob(FinetuneJob):
         """Each source with each of its answers, both cut where they are too long."""
         most = self._room[1]
         return [
-            Pair(piece.ids[:-1], answer[:most])
+            Pair(piece.ids[:-1], np.append(self._forced, answer)[:most])
             for piece, owner in zip(encoded.pieces, encoded.owners.tolist(), strict=True)
             for answer in answers[owner]
         ]
@@ -95,7 +100,8 @@ class WritingJob(FinetuneJob):
         for i, words in enumerate(self._words):
             rng = rng_for((seed, epoch, i))
             source, answer = table.draw(words.source, rng), table.draw(words.target, rng)
-            pairs.append(Pair(source[:most_source], answer[:most_answer]))
+            answer = np.append(self._forced, answer)[:most_answer]
+            pairs.append(Pair(np.append(self._begin, source[:most_source]), answer))
         return pairs, _lengths(pairs)
 
     # ------------------------------------------------------------------ what the task says
