@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -45,11 +44,3 @@ def test_logits_are_those_of_cells_and_products() -> None:
 def test_a_tiny_one_learns_to_copy(tmp_path: Path) -> None:
     model, exercises = learn(tmp_path, "lstm", "copy", 2, 100, 1e-2)
     assert right_answers(model, exercises, 100) > 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", ["copy", "reverse", "sort"])
-def test_a_small_one_learns_a_rule_without_a_slip(rule: str, tmp_path: Path) -> None:
-    model, exercises = learn(tmp_path, "lstm", rule, 10, 1500, 1e-2, optimizer__name="adamw")
-    assert right_answers(model, exercises, 1000) == 1.0
-    assert right_answers(model, exercises, 1000, beams=5) == 1.0
