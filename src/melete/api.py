@@ -105,6 +105,7 @@ def load(
     context: int | None = None,
     rope_scaling: str | None = None,
     device: str = "auto",
+    precision: str = "float32",
 ) -> LanguageModel: ...
 @overload
 def load(
@@ -114,6 +115,7 @@ def load(
     context: int | None = None,
     rope_scaling: str | None = None,
     device: str = "auto",
+    precision: str = "float32",
 ) -> FillMask: ...
 @overload
 def load(
@@ -123,6 +125,7 @@ def load(
     context: int | None = None,
     rope_scaling: str | None = None,
     device: str = "auto",
+    precision: str = "float32",
 ) -> Any: ...
 def load(
     source: str | Path,
@@ -131,6 +134,7 @@ def load(
     context: int | None = None,
     rope_scaling: str | None = None,
     device: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """A model from a run, a checkpoint, a Hugging Face folder or a Hub id, as what its task is good for.
 
@@ -139,6 +143,8 @@ def load(
         context: resize the context to this many tokens.
         rope_scaling: how rotary positions stretch to a longer one, see `models.checkpoint.load_model`.
         device: auto, cpu, cuda or mps.
+        precision: numbers that a model of text-generation computes with: float32, bfloat16; on a CPU also int8 and
+            int4, which are refused where they make it worse, see `compression.prepare.prepared`.
 
     Returns:
         A `LanguageModel` where the task is text-generation; elsewhere the `tasks.base.Predictor` of the task, with
@@ -153,7 +159,7 @@ def load(
     from melete.tasks import predictor_class, task_of
     from melete.training.precision import choose_device
 
-    place = choose_device(device)
+    place = choose_device("cpu" if device == "auto" and precision in ("int8", "int4") else device)
     folder = locate(str(source))
     chosen = task_of(folder, task)
     tokenizer, known = Tokenizer.load(folder), load_config(folder).vocab_size
@@ -165,8 +171,18 @@ def load(
         )
     resize: dict[str, Any] = {"max_position_embeddings": context, "rope_scaling": rope_scaling}
     if chosen != "text-generation":
+        if precision != "float32":
+            raise InputError(
+                f"precision {precision} is for text-generation", where=str(folder), do="leave it out"
+            )
         return predictor_class(chosen).load(folder, place, **resize)
     model = load_model(folder, **resize)
+    if precision != "float32":
+        from melete.compression.prepare import prepared
+
+        if place.type != "cpu" and precision != "bfloat16":
+            raise InputError(f"{precision} is for the CPU", do="use bfloat16, or --device cpu")
+        model = prepared(model, folder, precision)
     return LanguageModel(model.to(place), tokenizer, folder, _end_ids(folder, model, tokenizer))
 
 

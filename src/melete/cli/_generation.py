@@ -43,6 +43,12 @@ def generation_options(command: Command) -> Command:
     device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
     command = device(command)
     command = click.option(
+        "--precision",
+        default="float32",
+        show_default=True,
+        help="Numbers to compute with: float32, bfloat16; on a CPU also int8 or int4, unless they make it worse.",
+    )(command)
+    command = click.option(
         "--rope-scaling",
         type=click.Choice(["linear", "yarn"]),
         help="How rotary positions stretch to a longer context.",
@@ -87,7 +93,7 @@ def settings_of(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
 
 def load_options(options: dict[str, Any]) -> dict[str, Any]:
     """How to load the model."""
-    return {name: options[name] for name in ("context", "rope_scaling", "device")}
+    return {name: options[name] for name in ("context", "rope_scaling", "device", "precision")}
 
 
 def show_any_character() -> None:
@@ -98,7 +104,7 @@ def show_any_character() -> None:
 
 def describe(model: Any) -> str:
     """A model in one line."""
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = getattr(model, "size", 0) or sum(weight.numel() for weight in model.parameters())
     device = next(model.parameters()).device
     return (
         f"{model.family}, {parameters:,} parameters, "

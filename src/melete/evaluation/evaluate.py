@@ -153,7 +153,7 @@ def token_log_probs(
                 scored = at >= np.array([[since] for _, since, _ in windows])
                 targets = torch.from_numpy(ids[at[scored] + 1].astype(np.int64)).to(device)
                 chosen = hidden[torch.from_numpy(scored).to(device)]  # (N, D)
-                result[at[scored]] = _log_probs(chosen, model.head_weight, targets)
+                result[at[scored]] = _log_probs(chosen, model, targets)
                 if progress is not None:
                     progress.advance(int(scored.sum()))
     finally:
@@ -286,7 +286,7 @@ def check_window(model: Decoder, context: int, stride: int) -> None:
 
 
 def _check_ids(model: Decoder, ids: np.ndarray) -> None:
-    vocab_size = model.head_weight.shape[0]
+    vocab_size = model.config.vocab_size
     if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
         outside = int(ids.min() if ids.min() < 0 else ids.max())
         raise InputError(
@@ -331,11 +331,11 @@ def _batch(ids: np.ndarray, at: NDArray[np.int64], starts: np.ndarray) -> Batch:
     )
 
 
-def _log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Floats:
-    """Log-probability of each target: (N, D), (V, D), (N,) -> (N,), a block of logits at a time."""
-    block = max(1, LOGITS_PER_BLOCK // weight.shape[0])
+def _log_probs(hidden: Tensor, model: Decoder, targets: Tensor) -> Floats:
+    """Log-probability of each target: (N, D), (N,) -> (N,), a block of logits at a time."""
+    block = max(1, LOGITS_PER_BLOCK // model.config.vocab_size)
     found = []
     for rows, wanted in zip(hidden.split(block), targets.split(block), strict=True):
-        logits = (rows @ weight.T).float()  # (N, V)
+        logits = model.logits(rows).float()  # (N, V)
         found.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
     return torch.cat(found).double().cpu().numpy()

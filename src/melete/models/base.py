@@ -176,11 +176,13 @@ class Network(nn.Module):
         residual: names of the modules whose output is added to the residual stream, for initialisation.
         branching: texts that share a beginning may grow side by side in one row: nothing but attention, and the
             position of each token, tells them apart.
+        narrow_head: what makes the logits of a quantised model, in the place of `head_weight`.
     """
 
     family: ClassVar[str]
     residual: ClassVar[tuple[str, ...]]
     branching: ClassVar[bool] = True
+    narrow_head: nn.Module | None
     config: Any  # a ModelConfig: each kind of model, or its families, say which
     task: str
 
@@ -224,6 +226,7 @@ class Network(nn.Module):
 
     def _wear(self, head: Head) -> None:
         """Add the parts of a head."""
+        self.register_module("narrow_head", None)
         self._worn = frozenset(head.parts)
         for name, part in head.parts.items():
             if (module := part(self.config)) is not None:
@@ -281,6 +284,8 @@ class Decoder(Network):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token: (..., D) -> (..., V)."""
+        if self.narrow_head is not None:
+            return self.narrow_head(hidden)
         return F.linear(hidden, self.head_weight)
 
     def class_logits(self, hidden: Tensor, batch: Batch) -> Tensor:

@@ -85,15 +85,23 @@ class KVCache:
         Raises:
             InputError: more positions than the cache has room for.
         """
-        stop = self.length + keys.shape[2]
-        if stop > self.max_length:
-            raise InputError(
-                f"{stop} positions do not fit the key-value cache",
-                expected=f"at most {self.max_length} positions",
-            )
+        stop = self.reserve(keys.shape[2]) + keys.shape[2]
         self.keys[layer, :, :, self.length : stop] = keys
         self.values[layer, :, :, self.length : stop] = values
         return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def reserve(self, count: int) -> int:
+        """Where so many new positions begin.
+
+        Raises:
+            InputError: more positions than the cache has room for.
+        """
+        if self.length + count > self.max_length:
+            raise InputError(
+                f"{self.length + count} positions do not fit the key-value cache",
+                expected=f"at most {self.max_length} positions",
+            )
+        return self.length
 
     def advance(self, doc_ids: Tensor, plain: bool) -> None:
         """Count the positions that every layer has just written.

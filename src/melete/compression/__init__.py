@@ -1,0 +1,1 @@
+"""Models made narrower: what they cost, and whether they still say the same."""
