@@ -13,6 +13,7 @@ from melete.errors import InputError
 
 if TYPE_CHECKING:
     from melete.data.tokenizers import Tokenizer
+    from melete.generation.drafting import Drafter
     from melete.models.base import Decoder
     from melete.tasks.fill_mask import FillMask
 
@@ -34,14 +35,20 @@ class LanguageModel:
     eos_ids: tuple[int, ...]
 
     @overload
-    def generate(self, prompt: str, **settings: Any) -> str: ...
+    def generate(self, prompt: str, *, drafter: Drafter | None = None, **settings: Any) -> str: ...
     @overload
-    def generate(self, prompt: list[str], **settings: Any) -> list[str]: ...
-    def generate(self, prompt: str | list[str], **settings: Any) -> str | list[str]:
+    def generate(
+        self, prompt: list[str], *, drafter: Drafter | None = None, **settings: Any
+    ) -> list[str]: ...
+    def generate(
+        self, prompt: str | list[str], *, drafter: Drafter | None = None, **settings: Any
+    ) -> str | list[str]:
         """Continue a prompt, or several at once; only what is new is returned.
 
         Args:
             prompt: a text, or several. An empty one starts from the token that begins a text.
+            drafter: guesses tokens ahead, which changes nothing but the time: `generation.drafting.PromptDrafter()`,
+                `baselines.drafting.NGramDrafter(ngram)`. For one answer.
             settings: fields of `GenerationSettings`. With `num_return_sequences=n` and a list of prompts, n answers to
                 the first prompt stand before those to the second.
 
@@ -57,7 +64,7 @@ class LanguageModel:
             raise InputError("several answers come back as a list", do="give the prompt as a list of one")
         ids = [encode_prompt(self.tokenizer, text) for text in prompts]
         answers: list[list[str]] = [[] for _ in range(len(prompts) * chosen.num_return_sequences)]
-        for piece in stream(self.model, ids, chosen, self.tokenizer):
+        for piece in stream(self.model, ids, chosen, self.tokenizer, drafter=drafter):
             answers[piece.answer].append(piece.text)
         texts = ["".join(parts) for parts in answers]
         return texts[0] if isinstance(prompt, str) else texts

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -25,6 +25,7 @@ from melete.errors import InputError
 
 if TYPE_CHECKING:
     from melete.api import LanguageModel
+    from melete.generation.drafting import Drafter
     from melete.generation.settings import GenerationSettings, MaskPredictSettings
     from melete.tasks.fill_mask import FillMask
 
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
 @click.option("--truncate", is_flag=True, help="Leave out the beginning of a prompt longer than the context.")
 @click.option("--length", type=int, help="Masked LM: tokens to write behind the prompt, by filling masks.")
 @click.option("--iterations", type=int, help="Masked LM: times that the least certain are filled again. [10]")
+@click.option(
+    "--draft",
+    type=click.Choice(["prompt", "ngram"]),
+    help="Guess tokens ahead, by what stood in the text before or by a 5-gram model: the same text, sooner.",
+)
+@click.option(
+    "--draft-data", metavar="DATA", help="Text that the 5-gram model learns from: a set, file or folder."
+)
 @generation_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 def command(model: str, prompt: str | None, prompt_file: str | None, as_json: bool, **options: Any) -> None:
@@ -54,6 +63,7 @@ def command(model: str, prompt: str | None, prompt_file: str | None, as_json: bo
       melete generate runs/demo --prompt "def read("
       melete generate runs/demo --prompt "Once" --samples 3 --temperature 1 --top-p 0.95
       cat story.txt | melete generate runs/demo --prompt-file - --max-new-tokens 400 --truncate
+      melete generate runs/demo --prompt "import" --temperature 0 --precision int8 --draft prompt
       melete generate runs/bert --prompt "The [MASK] sea" --length 12 --iterations 6
     """
     from melete.api import load
@@ -66,19 +76,28 @@ def command(model: str, prompt: str | None, prompt_file: str | None, as_json: bo
     settings = _settings(model, task, options)  # a mistyped setting should not wait for the model
     text = _read(prompt_file) if prompt_file is not None else prompt or ""
     loaded = load(model, task=task, **load_options(options))
+    drafter = _drafter(loaded, options["draft"], options["draft_data"])
     say(f"{describe(loaded.model)}; seed {settings.seed}")
     start = time.perf_counter()
-    run: Any = _fill if task == "fill-mask" else _continue
-    texts, tokens = run(loaded, text, settings, shown=not as_json)
+    figures: dict[str, Any] = {}
+    if task == "fill-mask":
+        texts, tokens = _fill(loaded, text, cast(Any, settings), shown=not as_json)
+    else:
+        texts, tokens, figures = _continue(loaded, text, cast(Any, settings), drafter, shown=not as_json)
     seconds = time.perf_counter() - start
     rate = sum(tokens) / seconds
     if as_json:
         samples = [{"text": sample, "tokens": count} for sample, count in zip(texts, tokens, strict=True)]
-        figures = {"seed": settings.seed, "seconds": round(seconds, 3), "tokens_per_second": round(rate, 1)}
+        figures |= {"seed": settings.seed, "seconds": round(seconds, 3), "tokens_per_second": round(rate, 1)}
         click.echo(
             json.dumps({"model": model, "prompt": text, "samples": samples, **figures}, ensure_ascii=False)
         )
     say(f"{sum(tokens)} tokens in {seconds:.2f} s, {rate:,.0f} tokens/s")
+    if drafter is not None:
+        say(
+            f"{figures['tokens_per_pass']:.2f} tokens a pass: {figures['acceptance']:.0%} of the guesses were right; "
+            f"{figures['repetition']:.0%} of the runs of 4 tokens had come before"
+        )
     after = f"predict {shlex.quote(model)} --text '... [MASK] ...'"
     if task == "text-generation":
         after = f"chat {shlex.quote(model)}"
@@ -129,24 +148,54 @@ def _fill(
     return texts, [settings.length + loaded.count_masks(prompt)] * len(texts)
 
 
+def _drafter(loaded: Any, kind: str | None, data: str | None) -> Drafter | None:
+    """Who guesses ahead.
+
+    Raises:
+        InputError: a model that fills masks; a 5-gram model and no text for it, or a text and no such model.
+    """
+    if (kind == "ngram") != (data is not None):
+        raise InputError(
+            "--draft ngram and --draft-data go together", do="give both: --draft-data wikitext-2"
+        )
+    if kind is None:
+        return None
+    if not hasattr(loaded, "eos_ids"):
+        raise InputError("--draft is for a model that continues a text, and this one fills masks")
+    if data is None:
+        from melete.generation.drafting import PromptDrafter
+
+        return PromptDrafter()
+    from melete.baselines.drafting import NGramDrafter
+    from melete.data.datasets import resolve, tokenised
+    from melete.evaluation.scorecard import train_baseline
+
+    corpus = tokenised(resolve(data).train, loaded.tokenizer)
+    return NGramDrafter(train_baseline(corpus, loaded.tokenizer.vocab_size))
+
+
 def _continue(
-    loaded: LanguageModel, prompt: str, settings: GenerationSettings, shown: bool
-) -> tuple[list[str], list[int]]:
-    """The texts and their numbers of tokens. Shown, the first is printed as it comes, then the others."""
+    loaded: LanguageModel, prompt: str, settings: GenerationSettings, drafter: Drafter | None, shown: bool
+) -> tuple[list[str], list[int], dict[str, Any]]:
+    """The texts, their numbers of tokens, and what came of guesses. Shown, the first is printed as it comes."""
     import msgspec
 
-    from melete.generation.generate import encode_prompt, stream
+    from melete.generation.generate import Decoding, Speculation, encode_prompt, follow
+    from melete.metrics.diversity import repetition_rate
 
     settings = msgspec.structs.replace(settings, eos_ids=loaded.eos_ids)
     texts = [""] * settings.num_return_sequences
     tokens = [0] * settings.num_return_sequences
-    pieces = stream(loaded.model, [encode_prompt(loaded.tokenizer, prompt)], settings, loaded.tokenizer)
+    asked = loaded.model, [encode_prompt(loaded.tokenizer, prompt)], settings, loaded.tokenizer
+    decoding = Speculation(*asked, drafter) if drafter is not None else Decoding(*asked)
+    said: list[int] = []
     total = settings.num_return_sequences * settings.max_new_tokens
     if shown:
         show_any_character()
         click.echo(printable(prompt), nl=False)
     with Progress("generating", "tokens", total) as progress:
-        for piece in pieces:
+        for piece in follow(decoding):
+            said.append(piece.token)
             texts[piece.answer] += piece.text
             tokens[piece.answer] += 1
             if not shown:
@@ -156,7 +205,9 @@ def _continue(
     if shown:
         click.echo()
         _print_others([prompt + text for text in texts])
-    return texts, tokens
+    if isinstance(decoding, Speculation):
+        return texts, tokens, {**decoding.figures(), "repetition": round(repetition_rate([said]), 4)}
+    return texts, tokens, {}
 
 
 def _print_others(texts: list[str]) -> None:

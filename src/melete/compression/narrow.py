@@ -124,7 +124,7 @@ class NarrowDecoder(Decoder):
         if cache is None:
             cache = self.new_cache(rows, length)
         mask = document_mask(batch.doc_ids, cache)
-        seen = None if mask.allowed is None else mask.allowed[:, 0].contiguous()  # (B, T, S)
+        seen = None if mask.plain or mask.allowed is None else mask.allowed[:, 0].contiguous()  # (B, T, S)
         x, angles = self._embedded(batch, reach)
         held = CacheOf(
             address(cache.keys), address(cache.values), rows, cache.max_length, cache.reserve(length)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from melete.errors import InputError
 from melete.generation.beam import BeamSearch
+from melete.generation.drafting import Drafter
 from melete.generation.reading import Reading, WritingModel, checked_prompts, checked_sources, fitting
 from melete.generation.sampling import Sampler
 from melete.generation.settings import GenerationSettings
@@ -91,12 +92,93 @@ class Decoding:
             self._reading.select(kept)
 
 
+# Reading so many guesses costs little more than reading one token; few drafts are right for longer.
+MOST_GUESSES = 7
+
+
+class Speculation(Decoding):
+    """Continues one prompt as `Decoding` does, to the same tokens, several of them a pass.
+
+    A pass reads the newest token and the guesses behind it. At each place a token is chosen as ever, by the same rules
+    and the same draws; as long as it is the one that was guessed, what the model said behind the guess holds, and the
+    next is chosen from that. So the tokens are those that plain decoding chooses, whatever the drafter does: a guess of
+    probability p is accepted with probability p. Leviathan et al. 2023, section 2.3, with a drafter that is certain.
+
+    Attributes:
+        passes: forward passes so far.
+        guessed, accepted: tokens that the drafter guessed, and those of them that were chosen.
+    """
+
+    def __init__(
+        self,
+        model: WritingModel,
+        prompts: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        tokenizer: Decodes | None,
+        drafter: Drafter,
+    ) -> None:
+        """Check everything that can be wrong before any work.
+
+        Raises:
+            InputError: see `Decoding`; more than one answer.
+        """
+        if len(prompts) * settings.num_return_sequences != 1 or settings.num_beams > 1:
+            raise InputError(
+                "a draft is for one answer at a time, without beams", do="ask for one, or leave the draft out"
+            )
+        super().__init__(model, prompts, settings, tokenizer)
+        self._drafter, self._guesses = drafter, MOST_GUESSES
+        for token in self._reading.rows[0]:
+            drafter.push(token)
+        self.passes = self.guessed = self.accepted = 0
+
+    def step(self) -> list[Piece]:
+        """One forward pass: the next tokens, one at least."""
+        left = self._settings.max_new_tokens - self._added
+        draft = self._drafter.guess(min(self._guesses, left - 1)) if left > 1 else []
+        logits = self._reading.next_logits(draft)  # (1 + guesses, V)
+        draft = draft[: len(logits) - 1]
+        chosen: list[int] = []
+        pieces: list[Piece] = []
+        accepted = 0
+        for place in range(len(logits)):
+            token = int(self._sampler(logits[place : place + 1]))
+            self._added += 1
+            chosen.append(token)
+            pieces.append(self._extend(self._rows[0], token))
+            right = place < len(draft) and token == draft[place]
+            accepted += right
+            if pieces[-1].last or not right:
+                break
+        self._reading.accept(chosen)
+        for token in chosen:
+            self._drafter.push(token)
+        self.passes += 1
+        self.guessed += len(draft)
+        self.accepted += accepted
+        if draft:  # guess as far as guesses hold, and a little further
+            self._guesses = min(MOST_GUESSES, accepted + 1 if accepted < len(draft) else self._guesses + 2)
+        return pieces
+
+    def figures(self) -> dict[str, Any]:
+        """What came of the guesses: tokens a pass, and the share of guesses that were right."""
+        rate = self.accepted / self.guessed if self.guessed else 0.0
+        return {"tokens_per_pass": round(self._added / max(self.passes, 1), 3), "acceptance": round(rate, 4)}
+
+
+def follow(decoding: Decoding | BeamSearch) -> Iterator[Piece]:
+    """All that a decoding still has to say."""
+    while not decoding.done:
+        yield from decoding.step()
+
+
 def stream(
     model: WritingModel,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     tokenizer: Decodes | None = None,
     sources: Sequence[Sequence[int]] = (),
+    drafter: Drafter | None = None,
 ) -> Iterator[Piece]:
     """Each token of each answer as it comes; the texts of one answer joined are that answer.
 
@@ -106,19 +188,16 @@ def stream(
         prompts: token ids of each prompt, none empty; of an encoder-decoder, what its decoder begins with.
         tokenizer: needed for texts and for stop texts.
         sources: what the encoder of an encoder-decoder reads for each prompt.
+        drafter: guesses tokens ahead, for one answer; see `Speculation`.
 
     Raises:
-        InputError: see `Decoding`.
+        InputError: see `Decoding` and `Speculation`.
     """
-    choosing = Decoding if settings.num_beams == 1 else BeamSearch
     # Checks now, not when the first piece is asked for.
-    decoding = choosing(model, prompts, settings, tokenizer, sources)
-
-    def pieces() -> Iterator[Piece]:
-        while not decoding.done:
-            yield from decoding.step()
-
-    return pieces()
+    if drafter is not None:
+        return follow(Speculation(model, prompts, settings, tokenizer, drafter))
+    choosing = Decoding if settings.num_beams == 1 else BeamSearch
+    return follow(choosing(model, prompts, settings, tokenizer, sources))
 
 
 def generate(

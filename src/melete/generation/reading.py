@@ -46,6 +46,9 @@ class Reading:
         room: tokens that each will be given, at most.
         sources: what the encoder reads for each row; empty for a decoder.
         share: so many rows in a row always have the same source, and keep one copy of it.
+
+    Attributes:
+        rows: the tokens of each row; of a text longer than the context, what is still read.
     """
 
     def __init__(
@@ -57,17 +60,22 @@ class Reading:
         share: int = 1,
     ) -> None:
         self._model, self._room, self._share = model, room, share
-        self._rows, self._sources = [list(row) for row in rows], list(sources)
+        self.rows, self._sources = [list(row) for row in rows], list(sources)
         self._context: int = model.config.max_position_embeddings
         self._cache: KVCache | None = None
+        self._guessed = 0  # of the newest positions of the cache
         self.device = next(model.parameters()).device
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @torch.no_grad()
-    def next_logits(self) -> Tensor:
+    def next_logits(self, draft: Sequence[int] = ()) -> Tensor:
         """Scores of the next token of each row, float32 (B, V), without dropout.
+
+        Args:
+            draft: guesses at what follows a single row: then (1 + G, V), scores also of what follows each of the G
+                guesses there is room for. `accept` says which of them are true.
 
         Raises:
             InputError: they are not numbers.
@@ -76,7 +84,8 @@ class Reading:
         if was_training:
             self._model.train(False)
         try:
-            return self._read_newest() if self._cache is not None else self._read_all()
+            self._guessed = 0
+            return self._read_newest(list(draft)) if self._cache is not None else self._read_all()
         finally:
             if was_training:
                 self._model.train(True)
@@ -84,14 +93,21 @@ class Reading:
     def append(self, tokens: Sequence[int]) -> None:
         """Give each row its next token."""
         self._room -= 1
-        for row, token in zip(self._rows, tokens, strict=True):
+        for row, token in zip(self.rows, tokens, strict=True):
             row.append(token)
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Give a single row its next tokens: all but the last are those of the draft, whose rest is forgotten."""
+        self._room -= len(tokens)
+        self.rows[0].extend(tokens)
+        if self._cache is not None:
+            self._cache.length -= self._guessed - (len(tokens) - 1)
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order; a row may repeat, `share` of them still have one source."""
-        if list(rows) == list(range(len(self._rows))):
+        if list(rows) == list(range(len(self.rows))):
             return
-        self._rows = [self._rows[row].copy() for row in rows]
+        self.rows = [self.rows[row].copy() for row in rows]
         if self._sources:
             self._sources = [self._sources[row] for row in rows]
         if self._cache is not None:
@@ -100,30 +116,31 @@ class Reading:
     def _select(self, cache: KVCache, rows: Sequence[int], sources: Sequence[int]) -> None:
         cache.select(*(torch.tensor(list(some), device=self.device) for some in (rows, sources)))
 
-    def _read_newest(self) -> Tensor:
+    def _read_newest(self, draft: list[int]) -> Tensor:
         cache = self._cache
-        assert cache is not None
+        assert cache is not None and (not draft or len(self.rows) == 1)
         if cache.length == cache.max_length:
-            for row in self._rows:
+            for row in self.rows:
                 if len(row) > self._context:
                     del row[: -max(self._context // 2, 1)]
             return self._read_all()
-        input_ids = torch.tensor([row[-1:] for row in self._rows])  # (B, 1)
+        draft = draft[: cache.max_length - cache.length - 1]
+        self._guessed = len(draft)
+        count = len(self.rows)
+        input_ids = torch.tensor([[row[-1], *draft] for row in self.rows])  # (B, 1 + G)
         batch = Batch(
             input_ids=input_ids,
             doc_ids=torch.ones_like(input_ids, dtype=torch.int32),
-            position_ids=torch.tensor([[len(row) - 1] for row in self._rows]),
-            doc_starts=torch.stack(
-                [torch.arange(len(self._rows)), torch.zeros(len(self._rows), dtype=torch.int64)], 1
-            ),
+            position_ids=torch.tensor([[len(row) - 1] for row in self.rows]) + torch.arange(1 + len(draft)),
+            doc_starts=torch.stack([torch.arange(count), torch.zeros(count, dtype=torch.int64)], 1),
         )
-        return self._logits(batch, cache)
+        return self._logits(batch, cache, 1 + len(draft))
 
     def _read_all(self) -> Tensor:
         """Read every row from its start into a new cache; rows that are equal (answers to one prompt) only once."""
         places: dict[tuple[tuple[int, ...], ...], int] = {}
-        sources = self._sources or [()] * len(self._rows)
-        pairs = zip(self._rows, sources, strict=True)
+        sources = self._sources or [()] * len(self.rows)
+        pairs = zip(self.rows, sources, strict=True)
         of_row = [places.setdefault((tuple(row), tuple(source)), len(places)) for row, source in pairs]
         different = [row for row, _ in places]
         room = min(self._context, max(map(len, different)) + self._room)
@@ -137,9 +154,9 @@ class Reading:
             logits = logits[of_row]
         return logits
 
-    def _logits(self, batch: Batch, cache: KVCache) -> Tensor:
+    def _logits(self, batch: Batch, cache: KVCache, last: int = 1) -> Tensor:
         hidden = self._model.encode(batch.to(self.device), cache)  # (B, T, D)
-        return self._model.logits(hidden[:, -1]).float()  # (B, V)
+        return self._model.logits(hidden[:, -last:].flatten(0, 1)).float()  # (B * last, V)
 
 
 def finite(logits: Tensor) -> Tensor:
