@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import shutil
 import subprocess
@@ -15,9 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melete.nn.native import built
+
 _SOURCE = Path(__file__).with_name("decoder.cpp")
 _FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=c++17", "-shared", "-fPIC"),
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-ffast-math",
+    "-std=c++17",
+    "-fPIC",
+    "-fopenmp",
 )
 # Inputs that share a scale in 4 bits.
 GROUP = 32
@@ -84,36 +91,19 @@ def library(folder: Path) -> Any:
     Args:
         folder: where the library is kept, by what it was made of and for.
     """
-    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+    compiler = shutil.which(os.environ.get("CXX") or "c++")
     cpuinfo = Path("/proc/cpuinfo")
-    if compiler is None or not cpuinfo.is_file():
+    if compiler is None or not cpuinfo.is_file() or "avx512_vnni" not in cpuinfo.read_text("utf-8"):
         return None
-    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
-    if "avx512_vnni" not in flags:
+    try:
+        path = built(_SOURCE, _FLAGS, folder, compiler)
+    except (OSError, subprocess.CalledProcessError):
         return None
-    threads = _openmp()
-    made_of = "\n".join([_SOURCE.read_text("utf-8"), compiler, *_FLAGS, *threads, flags])
-    path = folder / f"decoder-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, *_FLAGS, "-fopenmp", "-x", "c++", str(_SOURCE), "-x", "none", *threads]
-        if subprocess.run([*command, "-o", str(unfinished)], capture_output=True).returncode != 0:
-            return None
-        unfinished.rename(path)
     found = ctypes.CDLL(str(path))
     found.linear.argtypes = [_POINTER, _POINTER, _NUMBER, _POINTER]
     found.encode.argtypes = [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER, _POINTER, _POINTER]
     found.linear.restype = found.encode.restype = None
     return found
-
-
-def _openmp() -> list[str]:
-    """The OpenMP that torch brings, if it brings one: two of them in a process would fight over the cores."""
-    beside = Path(torch.__file__).parent
-    return sorted(
-        str(path) for place in ("lib", "../torch.libs") for path in (beside / place).glob("libgomp*.so*")
-    )
 
 
 class PackedLinear:

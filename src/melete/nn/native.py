@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def use(folder: Path | None) -> str:
         return "no C compiler here" if compiler is None else "they are for Linux on x86-64"
     begun = time.monotonic()
     try:
-        path = _built(folder, compiler)
+        path = built(_SOURCE, _FLAGS, folder, compiler)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", "") or str(error)
@@ -122,24 +122,28 @@ def call(name: str, *arguments: Any) -> None:
     getattr(_library, name)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
 
 
-def _built(folder: Path, compiler: str) -> Path:
-    """The compiled library, from the folder if it was made for this machine before."""
+def built(source: Path, options: Sequence[str], folder: Path, compiler: str) -> Path:
+    """The library compiled from a source, from the folder if it was made for this machine before.
+
+    Raises:
+        OSError, CalledProcessError: it could not be made.
+    """
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     openmp = _openmp_of_torch()
     processor = next(
         (line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("flags")),
         "",
     )
-    what = "\n".join([_SOURCE.read_text("utf-8"), *_FLAGS, version, processor, str(openmp)])
-    target = folder / f"native-{hashlib.sha256(what.encode()).hexdigest()[:16]}.so"
+    what = "\n".join([source.read_text("utf-8"), *options, version, processor, str(openmp)])
+    target = folder / f"{source.stem}-{hashlib.sha256(what.encode()).hexdigest()[:16]}.so"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         part, whole = Path(scratch) / "native.o", Path(scratch) / "native.so"
-        flags = [flag for flag in _FLAGS if openmp is not None or flag != "-fopenmp"]
+        flags = [flag for flag in options if openmp is not None or flag != "-fopenmp"]
         for command in (
-            [compiler, *flags, "-c", str(_SOURCE), "-o", str(part)],
+            [compiler, *flags, "-c", str(source), "-o", str(part)],
             # The threads of torch: those of another OpenMP would fight with them for the cores.
             [compiler, "-shared", str(part), *([str(openmp)] if openmp else []), "-lm", "-o", str(whole)],
         ):
