@@ -38,7 +38,7 @@ def tokens_of(decoding: Decoding) -> list[int]:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_text_is_the_same_whoever_guesses(family: str, temperature: float) -> None:
     """Past the end of the context too, where the newest half is read again; with penalties and an early end."""
-    model = kit.tiny_network(family, "text-generation", seed=8).eval()
+    model = kit.tiny(family, seed=8).eval()
     other = {"repetition_penalty": 1.1, "top_k": 40} if temperature else {}
     settings = GenerationSettings(
         temperature=temperature, max_new_tokens=3 * kit.CONTEXT, seed=5, eos_ids=(7,), **other
@@ -56,7 +56,7 @@ def test_the_text_is_the_same_whoever_guesses(family: str, temperature: float) -
 @pytest.mark.slow
 def test_draws_keep_their_distribution() -> None:
     """Chi-square of the second and third token, over many seeds, against plain decoding and other seeds."""
-    model = kit.tiny_network("gpt2", "text-generation", seed=1, vocab_size=8).eval()
+    model = kit.tiny("gpt2", seed=1, vocab_size=8).eval()
     counts = np.zeros((2, 64))
     for seed in range(1500):
         for kind in range(2):
@@ -81,6 +81,6 @@ def test_a_prompt_that_repeats_is_guessed_on_and_on() -> None:
 
 
 def test_several_answers_have_no_draft() -> None:
-    model = kit.tiny_network("gpt2", "text-generation")
+    model = kit.tiny("gpt2")
     with pytest.raises(InputError, match="one answer at a time"):
         Speculation(model, [PROMPT, PROMPT], GenerationSettings(), None, PromptDrafter())
