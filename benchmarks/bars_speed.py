@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from _bars import ROOT, Bar, main, run
@@ -73,10 +74,24 @@ def bert(scratch: Path) -> list[Bar]:
     ]
 
 
+def decoding(rows: int, least: float, scratch: Path) -> list[Bar]:
+    """GPT-2 124M through the public API, in the fewest bits that are not refused, beside CTranslate2's int8."""
+    script = str(ROOT / "benchmarks" / "decoding.py")
+    sides = ["melete int8", "melete int4", "ctranslate2 int8"]
+    figures, _ = run([sys.executable, script, "--batch", str(rows), "--sides", *sides, "--json"], scratch)
+    seen = figures["batch"][str(rows)]
+    rates = ", ".join(f"{side} {seen[side]['tokens_per_second']:,.0f}" for side in sides)
+    ratio = max(seen[side]["beside_ctranslate2_int8"] for side in sides[:2])
+    what = f"decoding 124M, batch {rows}, beside CTranslate2 int8"
+    return [Bar(what, f"{least:g}x", f"{ratio:.2f}x ({rates} tokens/s)", ratio >= least)]
+
+
 BARS: dict[str, Callable[[Path], list[Bar]]] = {
     "training-mini": mini,
     "training-gpt2": gpt2,
     "training-bert": bert,
+    "decoding-1": partial(decoding, 1, 1.1),
+    "decoding-8": partial(decoding, 8, 1.5),
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ own, as two OpenMP runtimes in one fight over the cores; they take turns. Needs 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import statistics
@@ -66,8 +67,7 @@ def melete(turns: Turns, folder: Path, rows: int, precision: str) -> None:
 
 def ctranslate2(turns: Turns, folder: Path, rows: int, precision: str) -> None:
     """CTranslate2; its own converter wants a tokenizer of theirs, so the weights are handed over by name."""
-    import ctranslate2 as peer
-
+    peer: Any = importlib.import_module("ctranslate2")  # not among what is checked with
     with tempfile.TemporaryDirectory() as converted:
         _convert(folder, converted)
         model = peer.Generator(converted, compute_type=precision, intra_threads=usable_cores())
@@ -82,15 +82,15 @@ def ctranslate2(turns: Turns, folder: Path, rows: int, precision: str) -> None:
 
 def _convert(folder: Path, target: str) -> None:
     import numpy as np
-    from ctranslate2.specs import common_spec, transformer_spec
     from safetensors.numpy import load_file
 
+    specs: Any = importlib.import_module("ctranslate2.specs")
     weights = {
         name.removeprefix("transformer."): x for name, x in load_file(folder / "model.safetensors").items()
     }
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    spec = transformer_spec.TransformerDecoderModelSpec.from_config(
-        config["n_layer"], config["n_head"], pre_norm=True, activation=common_spec.Activation.GELUTanh
+    spec = specs.TransformerDecoderModelSpec.from_config(
+        config["n_layer"], config["n_head"], pre_norm=True, activation=specs.common_spec.Activation.GELUTanh
     )
     decoder: Any = spec.decoder
     decoder.scale_embeddings = False

@@ -50,6 +50,7 @@ namespace {
 constexpr int kRows = 8;     // of inputs that share a read of the weights
 constexpr int kGroup = 32;   // inputs that share a scale in 4 bits
 constexpr int kTile = 288;   // bytes of a group of 16 outputs
+constexpr int kAhead = 4096;  // bytes of weights that are asked for before they are needed
 
 // Bytes of each row, what they count for, and their sums: what w + 128 and w + 8 add too much is a multiple of them.
 struct Bytes {
@@ -106,7 +107,7 @@ inline void block4(const Linear& linear, const Bytes& x, int64_t first_row, int6
     for (auto& total : totals) total = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; ++g, tile += kTile, row += kGroup) {
         for (int ahead = 0; ahead < kTile; ahead += 64)
-            _mm_prefetch(reinterpret_cast<const char*>(tile + 8 * kTile + ahead), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(tile + kAhead + ahead), _MM_HINT_T0);
         const __m512 scale =
             _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile)));
         __m512i sums[ROWS][2];
@@ -148,8 +149,8 @@ inline void block8(const Linear& linear, const Bytes& x, int64_t first_row, int6
     };
     int64_t i = 0;
     for (; i + 8 <= width; i += 8) {
-        _mm_prefetch(reinterpret_cast<const char*>(weight + i * 16 + 2048), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(weight + i * 16 + 2112), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(weight + i * 16 + kAhead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(weight + i * 16 + kAhead + 64), _MM_HINT_T0);
         multiply(i, 0);
         multiply(i + 4, 1);
     }
