@@ -151,7 +151,8 @@ def load(
         rope_scaling: how rotary positions stretch to a longer one, see `models.checkpoint.load_model`.
         device: auto, cpu, cuda or mps.
         precision: numbers that a model of text-generation computes with: float32, bfloat16; on a CPU also int8 and
-            int4, which are refused where they make it worse, see `compression.prepare.prepared`.
+            int4, which are refused where they make it worse, see `compression.prepare.prepared`. One whose answers
+            are vectors may have bfloat16.
 
     Returns:
         A `LanguageModel` where the task is text-generation; elsewhere the `tasks.base.Predictor` of the task, with
@@ -178,11 +179,10 @@ def load(
         )
     resize: dict[str, Any] = {"max_position_embeddings": context, "rope_scaling": rope_scaling}
     if chosen != "text-generation":
+        predictor = predictor_class(chosen).load(folder, place, **resize)
         if precision != "float32":
-            raise InputError(
-                f"precision {precision} is for text-generation", where=str(folder), do="leave it out"
-            )
-        return predictor_class(chosen).load(folder, place, **resize)
+            _pack(predictor, precision)
+        return predictor
     model = load_model(folder, **resize)
     if precision != "float32":
         from melete.compression.prepare import prepared
@@ -191,6 +191,21 @@ def load(
             raise InputError(f"{precision} is for the CPU", do="use bfloat16, or --device cpu")
         model = prepared(model, folder, precision)
     return LanguageModel(model.to(place), tokenizer, folder, _end_ids(folder, model, tokenizer))
+
+
+def _pack(predictor: Any, precision: str) -> None:
+    """Make a predictor read in bfloat16.
+
+    Raises:
+        InputError: another precision, or a task whose answers are not vectors.
+    """
+    from melete.compression.packed import pack
+    from melete.tasks import FEATURES
+
+    if precision != "bfloat16" or predictor.task != FEATURES:
+        expected = "bfloat16" if predictor.task == FEATURES else "float32"
+        raise InputError(f"precision {precision} for {predictor.task}", expected=expected, do="leave it out")
+    pack(predictor.model)
 
 
 def _end_ids(folder: Path, model: Decoder, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -22,6 +22,9 @@ from melete.errors import InputError, StorageError
 @click.option("--text-column", help="The column that holds the text; makes standard input JSON lines.")
 @click.option("--out", metavar="FILE", help="Write vectors here: .npy (rows of an array) or .jsonl.")
 @click.option("--pooling", help="mean, first or last token; default: what the folder says, else mean.")
+@click.option(
+    "--precision", default="float32", show_default=True, help="Numbers to compute with, or bfloat16."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the vectors of --text too.")
 def command(
@@ -35,7 +38,7 @@ def command(
     \b
     Examples:
       melete embed runs/sts --text "A man plays the guitar." --text "Somebody makes music."
-      melete embed runs/sts --data lines.txt --out vectors.npy
+      melete embed runs/sts --data lines.txt --out vectors.npy --precision bfloat16
     """
     if bool(texts) == bool(data):
         raise InputError("give either --text, which may be repeated, or --data FILE")
@@ -44,7 +47,7 @@ def command(
     from melete.api import load
     from melete.tasks import FEATURES
 
-    predictor: Any = load(model, task=FEATURES, device=options["device"])
+    predictor: Any = load(model, task=FEATURES, device=options["device"], precision=options["precision"])
     if options["pooling"] is not None:
         predictor = predictor.with_settings(pooling=options["pooling"])
     if texts and out is None and not as_json:

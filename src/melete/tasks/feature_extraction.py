@@ -103,13 +103,14 @@ class FeatureExtraction(LabelledPredictor):
 def vectors(model: Network, batch: Batch, pooling: str = "") -> Tensor:
     """One vector of length 1 for each document of a batch, float32 or wider (N, D)."""
     hidden = model.encode(batch)
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     if pooling == "first":
         pooled = first_tokens(hidden, batch.doc_starts)
     elif pooling == "last":
         pooled = last_tokens(hidden, batch.doc_ids, batch.doc_starts)
     else:
         pooled = mean_tokens(hidden, batch.doc_ids, batch.doc_starts)
-    return torch.nn.functional.normalize(pooled.to(torch.promote_types(pooled.dtype, torch.float32)), dim=-1)
+    return torch.nn.functional.normalize(pooled, dim=-1)
 
 
 def write_layout(folder: Path, width: int, longest: int, pooling: str) -> None:

@@ -158,10 +158,14 @@ class TextToText(RowPredictor):
         return [part for part in parts if part]
 
     def stream(
-        self, rows: Iterable[Row], *, budget: int = BUDGET, advance: Callable[[float], None] | None = None
+        self,
+        rows: Iterable[Row],
+        *,
+        budget: int | None = None,
+        advance: Callable[[float], None] | None = None,
     ) -> Iterator[Answer]:
         """See `Predictor.stream`; each beam counts as a text of its own."""
-        return super().stream(rows, budget=max(budget // self.beams, 1), advance=advance)
+        return super().stream(rows, budget=max((budget or BUDGET) // self.beams, 1), advance=advance)
 
     def run(self, batch: Batch, pieces: Sequence[Piece]) -> list[Any]:
         """The best answers to each source, with their scores; see `Predictor.run`."""

@@ -1,0 +1,167 @@
+"""Vectors of ragged sentences by a model of BERT-base's size: ours in bfloat16 beside what else reads them on a CPU.
+
+python benchmarks/encoding.py                        # about 5 minutes on 2 cores
+
+Random weights; real tokens a second, padding not counted. The peers get tokens and batches of 32 of like lengths, ours
+gets the texts and tokenizes them. A process a side, in turns; needs benchmarks/requirements.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _turns import Turns, take_turns
+from melete.machine import usable_cores
+
+SENTENCES, BATCH, ROUNDS = 192, 32, 6  # the first round warms up
+
+
+def make_model(folder: Path) -> None:
+    """BERT-base with random weights, and a tokenizer of our own pages' words; the texts beside them."""
+    from melete.data.tokenizers import Tokenizer
+    from melete.models import build_encoder
+    from melete.models.checkpoint import save_model
+
+    pages = Path(__file__).resolve().parents[1] / "docs" / "en"
+    lines = [
+        line.strip() for page in sorted(pages.glob("*.md")) for line in page.read_text("utf-8").split(". ")
+    ]
+    texts = sorted({line for line in lines if 20 < len(line) < 600}, key=lambda text: text[::-1])[:SENTENCES]
+    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    Tokenizer.train(lines, "wordpiece", 4000).save(folder)
+    save_model(folder, build_encoder("bert:base", task="text-classification"), tokenizer=None)
+
+
+def opened(folder: Path, precision: str) -> tuple[Any, list[str], list[np.ndarray]]:
+    """Ours, the texts, and their tokens as ours frames them."""
+    from melete.api import load
+
+    model = load(folder, task="feature-extraction", precision=precision)
+    texts = json.loads((folder / "texts.json").read_text("utf-8"))
+    framed = [model.framing.one(np.array(model.tokenizer.encode(text), dtype=np.int64)).ids for text in texts]
+    return model, texts, framed
+
+
+def batches(rows: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tokens and what of them is real, int64 (B, T) each, like lengths together."""
+    order = sorted(rows, key=len)
+    for start in range(0, len(order), BATCH):
+        some = order[start : start + BATCH]
+        ids = np.zeros((len(some), max(map(len, some))), dtype=np.int64)
+        real = np.zeros_like(ids)
+        for i, row in enumerate(some):
+            ids[i, : len(row)], real[i, : len(row)] = row, 1
+        yield ids, real
+
+
+def melete(turns: Turns, folder: Path) -> None:
+    """Ours: `melete.load(folder, precision="bfloat16").embed(texts)`."""
+    import torch
+
+    torch.set_num_threads(usable_cores())
+    exact, texts, rows = opened(folder, "float32")
+    model, _, _ = opened(folder, "bfloat16")
+    least = float(np.einsum("nd,nd->n", model.embed(texts[:64]), exact.embed(texts[:64])).min())
+    del exact
+    turns.ready()
+    while turns.wait():
+        model.embed(texts)
+        turns.done(sum(map(len, rows)), least)
+
+
+def transformers(turns: Turns, folder: Path) -> None:
+    """BertModel in bfloat16, and the mean of the tokens."""
+    import torch
+    import transformers as peer
+
+    torch.set_num_threads(usable_cores())
+    model: Any = peer.BertModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    _, _, rows = opened(folder, "float32")
+    turns.ready()
+    while turns.wait():
+        with torch.inference_mode():
+            for ids, real in batches(rows):
+                seen = torch.from_numpy(real)
+                hidden = model(input_ids=torch.from_numpy(ids), attention_mask=seen).last_hidden_state
+                (hidden * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+        turns.done(sum(map(len, rows)), 0.0)
+
+
+def onnxruntime(turns: Turns, folder: Path) -> None:
+    """Our export to ONNX, with the pooler and a small head in the place of a mean, quantised by ONNX Runtime."""
+    import onnx
+    import onnxruntime as peer
+
+    from melete.export.export import export_model
+
+    quantise: Any = importlib.import_module("onnxruntime.quantization").quantize_dynamic
+    _, _, rows = opened(folder, "float32")
+    with tempfile.TemporaryDirectory() as scratch:
+        export_model(str(folder), "onnx", Path(scratch) / "graph")
+        graph = next((Path(scratch) / "graph").glob("*.onnx"))
+        model = onnx.load(graph)
+        del model.graph.value_info[:]  # shapes that the quantiser infers otherwise
+        onnx.save(model, f"{scratch}/float32.onnx")
+        quantise(f"{scratch}/float32.onnx", f"{scratch}/int8.onnx")
+        options = peer.SessionOptions()
+        options.intra_op_num_threads = usable_cores()
+        session = peer.InferenceSession(f"{scratch}/int8.onnx", options)
+    names = [given.name for given in session.get_inputs()]
+    turns.ready()
+    while turns.wait():
+        for ids, real in batches(rows):
+            given = {"input_ids": ids, "attention_mask": real, "token_type_ids": np.zeros_like(ids)}
+            session.run(None, {name: given[name] for name in names})
+        turns.done(sum(map(len, rows)), 0.0)
+
+
+SIDES: dict[str, Callable[..., None]] = {
+    "melete bfloat16": melete,
+    "transformers bfloat16": transformers,
+    "onnxruntime int8": onnxruntime,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="melete-encoding-") as folder:
+        make_model(Path(folder))
+        sides = {name: (SIDES[name], (Path(folder),)) for name in arguments.sides}
+        seen = take_turns("encoding", sides, [dict.fromkeys(arguments.sides, 1)] * ROUNDS)
+    best = max((side.rate for name, side in seen.items() if name != "melete bfloat16"), default=0.0)
+    ours = seen.get("melete bfloat16")
+    figures = {
+        "cores": usable_cores(),
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnxruntime")
+        },
+        "sides": {
+            name: [round(side.rate), round(min(side.rates)), round(max(side.rates))]
+            for name, side in seen.items()
+        },
+        "beside_the_best": round(ours.rate / best, 3) if ours and best else None,
+        "least_cosine": ours.losses[0] if ours else None,
+    }
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()
