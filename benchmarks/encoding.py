@@ -92,7 +92,7 @@ def transformers(turns: Turns, folder: Path) -> None:
             for ids, real in batches(rows):
                 seen = torch.from_numpy(real)
                 hidden = model(input_ids=torch.from_numpy(ids), attention_mask=seen).last_hidden_state
-                (hidden * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+                _ = (hidden * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
         turns.done(sum(map(len, rows)), 0.0)
 
 

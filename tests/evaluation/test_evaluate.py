@@ -37,6 +37,9 @@ class Tiny(nn.Module):
     def head_weight(self) -> Tensor:
         return self.tokens.weight
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.head_weight.T
+
     def encode(self, batch: Batch, cache: Any = None) -> Tensor:
         assert torch.is_inference_mode_enabled()
         self.batches.append(batch)
