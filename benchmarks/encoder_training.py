@@ -52,7 +52,7 @@ from melete.training.trainer import Trainer
 CONTEXT, BUDGET = 256, 1024
 CHUNK = 10  # steps of one side before the other's turn
 RATE, DECAY, BETAS, CLIP = 3e-4, 0.01, (0.9, 0.999), 1.0
-TEXTS = {"sst2": 64, "thucnews_title": 64, "wikitext-2": 16}  # of a step
+TEXTS = {"sst2": 32, "thucnews_title": 32, "wikitext-2": 8}  # of a step
 MOST = 60_000  # texts read
 DATA = Path(os.environ.get("MELETE_DATA", "data"))
 
