@@ -1,4 +1,4 @@
-"""The commands of the command line, and whether a line that shows one could be typed."""
+"""The commands of the command line: what one comes to, and whether a line that shows one could be typed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Iterator
 
 import click
 
-from melete.cli import melete
+from melete import cli
+
+
+def melete(*arguments: object) -> int:
+    """The exit code of a command."""
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def commands(path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -20,7 +29,7 @@ def commands(path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Com
 
 
 def find(path: tuple[str, ...]) -> click.Command:
-    command: click.Command = melete
+    command: click.Command = cli.melete
     for name in path:
         assert isinstance(command, click.Group), path
         found = command.get_command(click.Context(command), name)

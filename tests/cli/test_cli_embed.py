@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 
 import kit
+from commands import melete
 from finetune_rig import write_rows
-from melete.cli import main
 from melete.models.checkpoint import save_model
 from task_examples import SENTENCES, tokenizer
-
-
-def melete(*arguments: object) -> int:
-    """The exit code of a command."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

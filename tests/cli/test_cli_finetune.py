@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from commands import melete
 from finetune_rig import BAD, FILL, GOOD, SIZES, write_rows
 from melete import config as configs
-from melete.cli import main
 from melete.cli.finetune import _FLAGS, _SWITCHES, command
 from rig import events
 
@@ -40,15 +40,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     return tmp_path
-
-
-def melete(*arguments: object) -> int:
-    """The exit code of a command."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def tune(task: str, data: object, *more: object) -> int:

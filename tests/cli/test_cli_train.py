@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from commands import melete
 from launcher import Launcher
-from melete.cli import main
 from rig import events
 
 RECIPE = """
@@ -59,14 +59,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     return tmp_path
-
-
-def melete(*arguments: object) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:

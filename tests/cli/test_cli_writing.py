@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import melete
 from finetune_rig import DICTIONARY
-from melete.cli import main
 
 SIZES = "hidden_size = 32, num_attention_heads = 2, intermediate_size = 48"
 QUICK = [
@@ -29,14 +29,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     return tmp_path
-
-
-def melete(*arguments: object) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def write_pairs(folder: Path, times: int = 10) -> str:
