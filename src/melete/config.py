@@ -166,7 +166,7 @@ class LoraSection(_Section, frozen=True):
 class FinetuningSection(_Section, frozen=True):
     columns: dict[str, str] = {}  # column by role (text, text_pair, label, ...); others are found
     label_file: str = ""  # a label a line: their order, and the names of labels that are numbers
-    epochs: float = 3.0
+    epochs: float = 3.0  # passes over the training rows; training.steps, where given, decides instead
     batch_size: int = 32  # texts of an optimiser step
     minutes: float = 0.0  # of training: fewer epochs where they would take longer; 0 = no limit
     find_rate: bool = False  # the learning rate is looked for in a short training whose rate rises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,12 @@ def test_time_ends_a_training_early(tmp_path: Path) -> None:
     assert 1 <= written.training.steps < 5000
     assert written.finetuning.minutes == 0.0  # a resume does not measure again
     assert "measured" in written.choices["training.steps"]
+    # The line that is printed asks for the same run: the steps it gives win over any epochs.
+    typed = shlex.split(configs.equivalent_command(written))[2:]
+    again = configs.load(changes=[*typed, "finetuning.epochs=500"])
+    settled = job_of(again).prepare(again).settle(again)
+    assert "as given" in settled.choices["training.steps"]
+    assert configs.equivalent_command(settled) == configs.equivalent_command(written)
 
 
 def test_a_learning_rate_is_found(tmp_path: Path) -> None:

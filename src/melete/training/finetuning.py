@@ -222,19 +222,22 @@ class FinetuneJob(Job):
         return fingerprints(self.rows)
 
     def settle(self, config: RunConfig) -> RunConfig:
-        """Steps from epochs, intervals from steps, and a learning rate from the model's width."""
-        tuning, t = config.finetuning, config.training
-        epoch = self.epoch_steps(config)
-        steps = max(1, round(tuning.epochs * epoch))
-        spent = self.valid.lengths.sum() * _FORWARD / max(self.tokens * tuning.epochs, 1)
+        """Steps from epochs where none are given, intervals from steps, and a learning rate from the model's width."""
+        t, default = config.training, RunConfig()
+        epoch, epochs = self.epoch_steps(config), config.finetuning.epochs
+        given = t.steps != default.training.steps
+        steps = t.steps if given else max(1, round(epochs * epoch))
+        epochs = steps / epoch if given else epochs
+        spent = self.valid.lengths.sum() * _FORWARD / max(self.tokens * epochs, 1)
         times = int(np.clip(_EVALUATION_SHARE / max(spent, 1e-9), 1, _EVALUATIONS))
         changes: dict[str, Any] = {
             "training.context": self.context,
             "training.batch_tokens": self.step_tokens(config),
             "training.steps": steps,
+            "finetuning.epochs": epochs,
         }
-        reasons = {"training.steps": f"{tuning.epochs:g} times {epoch:,} steps of {self.step_words(config)}"}
-        default = RunConfig()
+        why = f"{epochs:.4g} times {epoch:,} steps of {self.step_words(config)}"
+        reasons = {"training.steps": f"as given: {why}" if given else why}
         if t.eval_every == default.training.eval_every:
             changes["training.eval_every"] = max(1, math.ceil(steps / times))
         if t.save_every == default.training.save_every:  # no more than are averaged at the end
@@ -283,6 +286,7 @@ class FinetuneJob(Job):
             config,
             {
                 "training.steps": steps,
+                "finetuning.epochs": steps / epoch,
                 "training.eval_every": max(1, math.ceil(steps / times)),
                 "training.save_every": saving,
                 "schedule.warmup_steps": min(config.schedule.warmup_steps, round(0.1 * steps)),
