@@ -3,7 +3,8 @@
 python benchmarks/bars_seq2seq.py                       # Multi30k and decoding, up to 75 minutes on 2 cores
 python benchmarks/bars_seq2seq.py dialogsum             # any of them
 
-Each set is learnt from scratch by its recipe, on nothing else. `learning` are the tests of rules.
+Each set is learnt from scratch by its recipe, on nothing else. `learning` are the tests of rules, `proofs` those of
+interrupted runs and of bad input.
 """
 
 from __future__ import annotations
@@ -97,10 +98,21 @@ def learning(scratch: Path) -> list[Bar]:
     return [passes("copy, reverse and sort, 1,000 unseen words each", "tests/objectives/test_seq2seq.py")]
 
 
+def proofs(scratch: Path) -> list[Bar]:
+    """What holds whatever happens."""
+    killed = "tests/training/test_kill.py::test_twenty_kills_change_nothing[translation]"
+    bad = ("tests/cli/test_cli_writing.py", "tests/data/labelled/test_written.py")
+    return [
+        passes("20 kills, each gone on from: the same weights", killed),
+        passes("pairs that cannot be used: one line, nothing half-written", *bad),
+    ]
+
+
 BARS: dict[str, Callable[[Path], list[Bar]]] = {
     **{name: partial(trained, name) for name in PROMISES},
     "decoding": decoding,
     "learning": learning,
+    "proofs": proofs,
 }
 
 if __name__ == "__main__":

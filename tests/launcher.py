@@ -108,10 +108,13 @@ def child(folder: str, arguments: list[str]) -> None:
 
 def serve() -> None:
     """Fork a child for each line of arguments; print its process id, and later its status."""
+    import torch._dynamo  # noqa: F401, what every optimizer of torch imports, and takes a second
+
     import melete.cli.resume
     import melete.cli.train
     import melete.evaluation.scorecard
-    import melete.training.run  # noqa: F401
+    import melete.training.run
+    import melete.training.writing  # noqa: F401
 
     os.fsync = lambda fd: None  # a killed process loses nothing that the kernel holds, and disks are slow
     for line in sys.stdin:

@@ -84,6 +84,7 @@ def test_three_commands_from_two_files_to_translations(
     ("settings", "message"),
     [
         (["--data", "long.txt"], "long.txt:2: a text of "),
+        (["--data", "latin.txt"], "latin.txt:2: not valid UTF-8"),
         (["--data", "long.txt", "--long", "cut", "--beams", "0"], "num_beams is 0; expected 1 (off) or more"),
         (["--text", "red", "--top-k", "3"], "translation has no setting 'top_k'"),
     ],
@@ -96,20 +97,40 @@ def test_what_predict_refuses(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (here / "long.txt").write_text("red\n" + "red dog " * 30 + "\n")
+    (here / "latin.txt").write_bytes(b"red\ngr\xfcn\n")
     assert melete("predict", tuned[0], *settings, "--out", "out.jsonl") == 2
     assert message in capsys.readouterr().err
-    assert not (here / "out.jsonl").exists()
+    assert not list(here.glob("*out*"))
 
 
-def test_pairs_that_cannot_be_learnt_leave_nothing_behind(
-    here: Path, capsys: pytest.CaptureFixture[str]
+BROKEN = {  # what becomes of the second file, and what is said of it
+    "longer": (lambda lines: [*lines, b"noch eine Zeile"], "t.en:18: "),
+    "shorter": (lambda lines: lines[:-3], "t.de:15: "),
+    "empty": (lambda lines: [lines[0], b" ", *lines[2:]], "t.de:2: an empty line; expected a text, as in "),
+    "encoding": (lambda lines: [*lines[:6], b"gr\xfcn", *lines[7:]], "t.de:7: not valid UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_pairs_that_do_not_match_leave_nothing_behind(
+    kind: str, tuned: tuple[Path, str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_pairs(here, 1)
-    with (here / "t.de").open("a") as file:
-        file.write("noch eine Zeile\n")
-    assert tune(data) == 2
-    assert "t.en:18: " in capsys.readouterr().err
-    assert not (here / "runs").exists()
+    spoil, message = BROKEN[kind]
+    (here / "t.de").write_bytes(b"\n".join([*spoil((here / "t.de").read_bytes().splitlines()), b""]))
+    before = sorted(here.iterdir())
+    learn = ["finetune", "translation", "--model", "marian:nano", *QUICK, "--data"]
+    for command in (
+        [*learn, data],
+        [*learn, tuned[1], "--valid", data],
+        ["data", "inspect", data, "--task", "translation"],
+        ["evaluate", tuned[0], "--data", data],
+        ["compare", tuned[0], "baseline", "--data", data],
+    ):
+        assert melete(*command) == 2
+        out, err = capsys.readouterr()
+        assert (out, message in err.splitlines()[-1]) == ("", True), err
+    assert sorted(here.iterdir()) == before
 
 
 def test_a_tokenizer_that_cannot_write_the_answers_is_refused(
@@ -126,14 +147,21 @@ def test_a_tokenizer_that_cannot_write_the_answers_is_refused(
     assert not (here / "runs").exists()
 
 
-def test_odd_lengths_and_long_texts_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("source", "target", "does"),
+    [("a dog and a red house", "ein Hund und " * 40, "writes"), ("a red dog and " * 40, "ein Hund", "reads")],
+)
+def test_odd_lengths_and_long_texts_are_told(
+    source: str, target: str, does: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_pairs(here, 2)
-    for name, text in (("t.en", "a dog and a red house"), ("t.de", "ein Hund und " * 40)):
+    for name, text in (("t.en", source), ("t.de", target)):
         with (here / name).open("a") as file:
             file.write(f"{text}\n")
     assert melete("data", "inspect", data, "--task", "translation") == 0
     assert "are much longer or shorter" in capsys.readouterr().out
     assert tune(data, "--valid", data, "--strict") == 2
     said = capsys.readouterr().err
-    assert "longer than the 24 tokens the model writes" in said
+    assert f"longer than the 24 tokens the model {does}" in said
+    assert "t.en:37: " in said
     assert not (here / "runs").exists()

@@ -10,16 +10,29 @@ from pathlib import Path
 
 import pytest
 
+from finetune_rig import write_rows
 from launcher import Done, Launcher
 from rig import checkpoint, digest, events
 
 SIZES = "hidden_size = 32, num_hidden_layers = 2, num_attention_heads = 2, hidden_dropout = 0.1"
 WORDS = "[tokenizer]\nvocab_size = 100"
+# Some 300 steps.
+WRITING = """
+[tokenizer]
+vocab_size = 300
+[objective]
+name = "translation"
+[finetuning]
+epochs = 16
+bpe_dropout = 0.2
+r_drop = 0.5
+"""
 KINDS = {
     "causal-lm": ("gpt2:nano", SIZES, '[tokenizer]\nkind = "char"'),
     "masked-lm-nsp": ("bert:nano", f"{SIZES}, intermediate_size = 48", f'{WORDS}\n[objective]\npair = "nsp"'),
     "masked-lm-sop": ("bert:nano", f"{SIZES}, intermediate_size = 48", f'{WORDS}\n[objective]\npair = "sop"'),
     "replaced-token": ("electra:nano", f"{SIZES}, intermediate_size = 48, embedding_size = 24", WORDS),
+    "translation": ("marian:nano", f"{SIZES}, intermediate_size = 48, num_decoder_layers = 2", WRITING),
 }
 RECIPE = """
 [model]
@@ -27,7 +40,7 @@ source = "{source}"
 config = {{{sizes}}}
 {rest}
 [data]
-train = ["texts.jsonl"]
+train = ["{data}"]
 [training]
 steps = {steps}
 context = 16
@@ -57,9 +70,11 @@ def write_texts(path: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
     write_texts(folder / "texts.jsonl")
+    write_rows(folder, "translation")
     for kind, (source, sizes, rest) in KINDS.items():
         for length, steps, every in (("short", 40, 3), ("long", 400, 7)):
-            text = RECIPE.format(source=source, sizes=sizes, rest=rest, steps=steps, every=every)
+            data = "translation.jsonl" if rest is WRITING else "texts.jsonl"
+            text = RECIPE.format(source=source, sizes=sizes, rest=rest, data=data, steps=steps, every=every)
             (folder / f"{length}-{kind}.toml").write_text(text)
     return folder
 
@@ -148,4 +163,4 @@ def test_a_kill_at_a_bad_moment_changes_nothing(
 @pytest.mark.parametrize("kind", KINDS)
 def test_twenty_kills_change_nothing(launcher: Launcher, folder: Path, kind: str) -> None:
     recipe = f"long-{kind}"
-    kill_and_resume(launcher, undisturbed(launcher, folder, recipe), recipe, 20, longest=1.5)
+    kill_and_resume(launcher, undisturbed(launcher, folder, recipe), recipe, 20, longest=3.0)
