@@ -215,7 +215,8 @@ class WritingJob(FinetuneJob):
 
     def _batches(self, config: RunConfig) -> PairBatches:
         t = config.training
-        budget = max(t.micro_batch_rows, 1) * t.context
+        # What a step holds beyond whole rows makes no micro-batch of its own.
+        budget = max(t.micro_batch_rows, 1) * t.context + t.batch_tokens % t.context
         return PairBatches(partial(self._read, config.seed), t.batch_tokens, budget, config.seed)
 
     def sources(self, config: RunConfig) -> Sources:
