@@ -65,7 +65,7 @@ def write_translator(folder: Path, tokenizer: Path) -> None:
     }
     model = build_encoder_decoder("marian:nano", **sizes, **ids)
     save_model(folder, model, tokenizer=tokenizer)
-    write_purpose(folder, Purpose("translation", "de", {"num_beams": 3, "max_new_tokens": 8}))
+    write_purpose(folder, Purpose("translation", "de", generation={"num_beams": 3, "max_new_tokens": 8}))
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ OBJECTIVES = (
     "translation",
     "summarization",
     "text2text-generation",
+    "extractive-summarization",
 )
 PAIRINGS, POOLINGS = ("cosine", "contrastive"), ("", "mean", "first", "last")
 PACKINGS = ("auto", "sorted", "packed")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from melete.metrics.rouge import KINDS, rouge, scores
+from melete.metrics.rouge import KINDS, greedy_choice, rouge, scores
 
 WORDS = ["the", "the", "cat", "sat", "on", "a", "mat", "and", "it's", "3", "o'clock", "New", "York"]
 
@@ -65,3 +65,13 @@ def test_letters_with_accents_are_letters() -> None:
 def test_empty_texts_score_nothing() -> None:
     for predicted, reference in (("", "a"), ("a", ""), ("", ""), ("...", "!")):
         assert all(score.f1 == 0 for score in scores(predicted, reference).values())
+
+
+def test_sentences_are_chosen_as_long_as_they_bring_a_summary_nearer() -> None:
+    sentences = ["The cat sat.", "It rained.", "A dog barked at the cat.", "The dog barked."]
+    assert greedy_choice(sentences, "The cat sat and the dog barked")[0] == [0, 3]
+    chosen, score = greedy_choice(["今天下雨。", "我爱北京。", "他们走了。"], "我很爱北京")
+    assert chosen == [1]
+    assert score == pytest.approx(8 / 9 + 4 / 7)
+    assert greedy_choice(["a b"], "c") == ([], 0.0)
+    assert greedy_choice([], "c") == ([], 0.0)

@@ -70,9 +70,9 @@ def command(
     from melete.evaluation.evaluate import check_window, compare, default_context, evaluate_corpus
     from melete.evaluation.texts import choose_text
     from melete.models.checkpoint import locate
-    from melete.tasks import FEATURES, task_of
+    from melete.tasks import EXTRACTION, FEATURES, task_of
 
-    if task_of(locate(model)) in (*LABELLED_TASKS, FEATURES):
+    if task_of(locate(model)) in (*LABELLED_TASKS, FEATURES, EXTRACTION):
         evaluate_task(model, data, as_json, options)
         return
     chosen = ("text_column", "max_line_bytes", "valid_fraction", "seed")

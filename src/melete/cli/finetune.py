@@ -24,6 +24,7 @@ TASKS = (
     "token-classification",
     "question-answering",
     *WRITTEN,
+    "extractive-summarization",
 )
 
 # flag -> the config key it is a shorthand for
@@ -86,7 +87,7 @@ def command(
     """Train a model for TASK on labelled rows, and score it beside a linear model of the same rows.
 
     TASK is text-classification, sentence-similarity, token-classification, question-answering, translation,
-    summarization or text2text-generation.
+    summarization, text2text-generation or extractive-summarization (whole sentences).
 
     Rows are csv, tsv, jsonl, parquet, CoNLL or SQuAD files, or a named set; columns are found by themselves, and what
     is wrong with the rows is told first. What is to be written may stand in a file of its own: --data a.en,a.de

@@ -31,6 +31,7 @@ _SETTINGS = (
     "no_repeat_ngram_size",
     "n_best",
     "long",
+    "sentences",
 )
 
 
@@ -65,6 +66,7 @@ _SETTINGS = (
     type=click.Choice(["stop", "cut", "split"]),
     help="A text longer than the model reads is refused, loses its end, or is answered in parts. [stop]",
 )
+@click.option("--sentences", type=int, help="So many sentences of each text make its summary. [the model's]")
 @click.option("--out", metavar="FILE", help="Write the answers here, as JSON lines; nothing if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines for --text too.")
 @click.option("--context", type=int, help="Resize the model's context to this many tokens.")
@@ -77,6 +79,7 @@ def command(
     fill-mask: the likeliest tokens behind each [MASK], and the text filled with them. text-classification: labels and
     their probabilities. token-classification: a tag for each word, and names. question-answering: the part of each
     context that answers the question beside it. translation, summarization, text2text-generation: a text for each text.
+    extractive-summarization: the sentences that say most of each text.
 
     An answer is a JSON object a line on standard output, in the order of the texts; for --text it is put in words.
 
@@ -95,7 +98,7 @@ def command(
     from melete.data.labelled.rows import LABELLED_TASKS
     from melete.data.readers import Row
     from melete.data.writing import whole_file
-    from melete.tasks import FEATURES, GENERATION
+    from melete.tasks import EXTRACTION, FEATURES, GENERATION
     from melete.tasks.base import Predictor
 
     loaded = load(model, task=options["task"], context=options["context"], device=options["device"])
@@ -130,7 +133,7 @@ def command(
     say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
     example = texts[0] if texts else "..."
     again = shlex.quote(data) if data not in (None, "-") else "FILE"
-    if predictor.task in (*LABELLED_TASKS, FEATURES):
+    if predictor.task in (*LABELLED_TASKS, FEATURES, EXTRACTION):
         say(f"next: melete evaluate {shlex.quote(model)} --data {again}")
     else:
         say(f"next: melete inspect {shlex.quote(model)} --text {shlex.quote(example)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from melete.export.precision import cast
 from melete.models.base import Network
 from melete.models.checkpoint import GENERATION, save_model
+from melete.models.purpose import read_purpose, write_purpose
 
 PACKAGES: tuple[str, ...] = ()
 
@@ -23,3 +24,5 @@ def write(model: Network, folder: Path, target: Path, precision: str) -> None:
     for name in (GENERATION, "README.md"):  # what a person wrote there is more than the config knows
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
+    if (purpose := read_purpose(folder)) is not None:
+        write_purpose(target, purpose)

@@ -71,14 +71,60 @@ def scores(predicted: str, reference: str, cut: Cut = tokens) -> dict[str, Rouge
     }
 
 
+def greedy_choice(sentences: Sequence[str], reference: str, cut: Cut = tokens) -> tuple[list[int], float]:
+    """Sentences of a text that together come near to its summary: what a model that picks sentences learns to pick.
+
+    One by one, that which adds most to rouge1 + rouge2, until none adds anything (Nallapati et al. 2017, section 3; the
+    two kinds as Liu 2019 has them). Pairs of words do not reach from one sentence into another.
+
+    Returns:
+        Their numbers, rising, and rouge1 + rouge2 of the choice, 0 to 2.
+    """
+    said, right = [cut(sentence) for sentence in sentences], cut(reference)
+    tables = [_shared_ngrams(said, right, n) for n in (1, 2)]
+    chosen: list[int] = []
+    best = 0.0
+    while len(chosen) < len(said):
+        together = np.zeros(len(said))
+        for shared, totals, there in tables:
+            hits = np.minimum(shared[chosen].sum(0) + shared, there).sum(1)
+            together += 2 * hits / np.maximum(totals[chosen].sum() + totals + there.sum(), 1)
+        together[chosen] = 0.0
+        next_one = int(together.argmax())
+        if together[next_one] <= best:
+            break
+        best = float(together[next_one])
+        chosen.append(next_one)
+    return sorted(chosen), best
+
+
+def _shared_ngrams(
+    said: Sequence[list[str]], right: list[str], n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each n-gram of a reference stands in each text, (S, N); n-grams of each (S,), of the reference (N,)."""
+    there = _ngrams(right, n)
+    column = {ngram: i for i, ngram in enumerate(there)}
+    shared, totals = np.zeros((len(said), len(there))), np.zeros(len(said))
+    for i, words in enumerate(said):
+        for ngram, count in _ngrams(words, n).items():
+            totals[i] += count
+            if ngram in column:
+                shared[i, column[ngram]] = count
+    return shared, totals, np.array(list(there.values()), dtype=float)
+
+
 def _score(hits: int, said: int, right: int) -> Rouge:
     precision, recall = hits / max(said, 1), hits / max(right, 1)
     return Rouge(precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0)
 
 
 def _of_ngrams(said: list[str], right: list[str], n: int) -> Rouge:
-    one, other = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (said, right))
+    one, other = _ngrams(said, n), _ngrams(right, n)
     return _score((one & other).total(), one.total(), other.total())
+
+
+def _ngrams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def _of_lines(said: list[list[str]], right: list[list[str]]) -> Rouge:

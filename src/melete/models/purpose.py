@@ -25,19 +25,22 @@ class Purpose:
     Attributes:
         task: its name on the Hub.
         language: that the model writes ("de"); "": not said.
+        settings: other entries of the task: how many sentences a summary has, say.
         generation: entries of `generation_config.json`.
     """
 
     task: str
     language: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_purpose(folder: Path, purpose: Purpose) -> None:
     """Say it in the files of a model folder that is there already."""
-    params = {"language": purpose.language} if purpose.language else {}
+    params = {**purpose.settings} | ({"language": purpose.language} if purpose.language else {})
     _change(folder / CONFIG, {"task_specific_params": {purpose.task: params}})
-    _change(folder / GENERATION, purpose.generation)
+    if purpose.generation:
+        _change(folder / GENERATION, purpose.generation)
 
 
 def read_purpose(folder: Path) -> Purpose | None:
@@ -50,8 +53,10 @@ def read_purpose(folder: Path) -> Purpose | None:
     if not isinstance(said, dict) or len(said) != 1:
         return None
     ((task, params),) = said.items()
-    language = params.get("language") if isinstance(params, dict) else None
-    return Purpose(str(task), language if isinstance(language, str) else "", generation_of(folder))
+    settings = dict(params) if isinstance(params, dict) else {}
+    language = settings.pop("language", "")
+    language = language if isinstance(language, str) else ""
+    return Purpose(str(task), language, settings, generation_of(folder))
 
 
 def generation_of(folder: Path) -> dict[str, Any]:

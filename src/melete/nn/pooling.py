@@ -47,6 +47,24 @@ def mean_tokens(hidden: Tensor, doc_ids: Tensor, doc_starts: Tensor) -> Tensor:
     return sums / inside.sum(1, keepdim=True)
 
 
+def mean_of_parts(values: Tensor, parts: Tensor) -> Tensor:
+    """The mean over the places of each part of each row.
+
+    Args:
+        values: (B, T).
+        parts: which part of its row a place belongs to, from 0 on without gaps; -1: to none; int64 (B, T).
+
+    Returns:
+        (M,): all parts of the first row, then those of the second, ...
+    """
+    counts = parts.amax(1) + 1  # (B,)
+    inside = parts >= 0
+    places = (parts + (counts.cumsum(0) - counts)[:, None])[inside]
+    total = int(counts.sum())
+    sums = values.new_zeros(total).index_add(0, places, values[inside])
+    return sums / places.bincount(minlength=total)
+
+
 def _inside(doc_ids: Tensor, doc_starts: Tensor) -> Tensor:
     """Which places of its row are those of each document, bool (N, T)."""
     rows, first = doc_starts.unbind(1)

@@ -21,11 +21,13 @@ TASKS: dict[str, str] = {
     "translation": "melete.tasks.text_to_text:Translation",
     "summarization": "melete.tasks.text_to_text:Summarization",
     "text2text-generation": "melete.tasks.text_to_text:AnyText",
+    "extractive-summarization": "melete.tasks.extractive_summarization:ExtractiveSummarization",
 }
-
 
 # the task of decoders, which have a loop of their own: see `melete.generation`
 GENERATION = "text-generation"
+# summaries of whole sentences: a model that scores tokens, whose folder says what the scores are for
+EXTRACTION = "extractive-summarization"
 # what every model can be asked for; only a folder that was made for it is taken to be
 FEATURES, FEATURES_FILE = "feature-extraction", "modules.json"
 
@@ -56,7 +58,7 @@ def task_of(folder: Path, wanted: str | None = None) -> str:
     Raises:
         InputError: no config.json, no such task, or the model has no head for it, or for any.
     """
-    from melete.data.labelled.rows import TEXT_TO_TEXT, WRITTEN_TASKS
+    from melete.data.labelled.rows import TAGGING, TEXT_TO_TEXT, WRITTEN_TASKS
     from melete.models import family
     from melete.models.checkpoint import named_head
     from melete.models.purpose import read_purpose
@@ -67,8 +69,11 @@ def task_of(folder: Path, wanted: str | None = None) -> str:
     if wanted == FEATURES or (wanted is None and (folder / FEATURES_FILE).is_file()):
         return FEATURES
     # A text for a text: the class is the same for each of these tasks, and may be that of any decoder.
-    purpose = read_purpose(folder) if own in (GENERATION, TEXT_TO_TEXT) else None
-    if purpose is not None and purpose.task in WRITTEN_TASKS and wanted in (None, purpose.task):
+    tasks = {GENERATION: WRITTEN_TASKS, TEXT_TO_TEXT: WRITTEN_TASKS, TAGGING: (EXTRACTION,)}.get(
+        own or "", ()
+    )
+    purpose = read_purpose(folder) if tasks else None
+    if purpose is not None and purpose.task in tasks and wanted in (None, purpose.task):
         return purpose.task
     if own == TEXT_TO_TEXT and wanted in (None, *WRITTEN_TASKS):
         return wanted or TEXT_TO_TEXT

@@ -14,9 +14,9 @@ from torch import Tensor
 from melete.data.batch import Batch
 from melete.data.framing import Framing
 from melete.data.labelled.files import read_labelled
-from melete.data.readers import Row
+from melete.data.readers import Row, file_format
 from melete.data.streams import STDIN
-from melete.tasks.base import Piece, Predictor
+from melete.tasks.base import Piece, Predictor, read_inputs
 
 PLAIN = re.compile(r"\.txt(\.gz|\.xz)?$", re.IGNORECASE)
 
@@ -47,6 +47,18 @@ class RowPredictor(Predictor):
             return super().read(source, named)
         columns = {role: name for role, name in named.items() if name is not None}
         return (row.inputs for row in read_labelled(source, self.reads, columns=columns, labelled=False))
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePredictor(RowPredictor):
+    """A predictor that gives a text for each text."""
+
+    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
+        """The rows of a table, its columns found as in training; else a text a line."""
+        if source == STDIN or file_format(source) == "text":
+            return read_inputs(source, self.columns, named)
+        wanted = {"source" if role == "text" else role: name for role, name in named.items()}
+        return super().read(source, wanted)
 
 
 @dataclass(frozen=True, eq=False)

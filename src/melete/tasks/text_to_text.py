@@ -16,7 +16,7 @@ import torch
 
 from melete.data.batch import Batch
 from melete.data.labelled.rows import SUMMARIZATION, TEXT_TO_TEXT, TRANSLATION
-from melete.data.readers import STDIN, Row, file_format
+from melete.data.readers import Row
 from melete.data.sentences import split_sentences
 from melete.data.tokenizers import Tokenizer
 from melete.errors import InputError
@@ -27,8 +27,8 @@ from melete.models.base import EncoderDecoder
 from melete.models.checkpoint import load_network, named_head
 from melete.models.purpose import generation_of, read_purpose
 from melete.objectives.seq2seq import end_of
-from melete.tasks.base import BUDGET, Answer, Piece, read_inputs, text_of
-from melete.tasks.labelled import RowPredictor
+from melete.tasks.base import BUDGET, Answer, Piece, text_of
+from melete.tasks.labelled import SourcePredictor
 
 # What a source may be that is longer than the model reads.
 LONG = ("stop", "cut", "split")
@@ -36,7 +36,7 @@ _MOST = 256  # tokens of an answer, where nobody says
 
 
 @dataclass(frozen=True, eq=False)
-class TextToText(RowPredictor):
+class TextToText(SourcePredictor):
     """Writes a text for a text.
 
     An answer is `{"text", "score"}`, the score being the log-probability over tokens ** length_penalty; with `n_best`
@@ -118,13 +118,6 @@ class TextToText(RowPredictor):
     def end(self) -> int:
         """The token that ends a text."""
         return end_of(self.model)
-
-    def read(self, source: str, named: Mapping[str, str | None]) -> Iterator[Row]:
-        """The rows of a table, its columns found as in training; else a text a line."""
-        if source == STDIN or file_format(source) == "text":
-            return read_inputs(source, self.columns, named)
-        wanted = {"source" if role == "text" else role: name for role, name in named.items()}
-        return super().read(source, wanted)
 
     def cut(self, row: Row) -> list[Piece]:
         """The source, its end behind it; in parts where it is too long; see `Predictor.cut`."""

@@ -82,7 +82,7 @@ class TokenClassification(LabelledPredictor):
         first = (np.cumsum(lengths) - lengths)[words_here]
         windows = self.framing.windows(None, ids, self.overlap)
         pieces: list[Piece] = []
-        edges = _edges(windows, len(ids))
+        edges = deciding_edges(windows, len(ids))
         for (framed, start), low, high in zip(windows, edges[:-1], edges[1:], strict=True):
             own = (first >= low) & (first < high)
             data = TaggedWords(words_here[own], first[own] - start + framed.starts[0])
@@ -173,7 +173,7 @@ def spaced(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _edges(windows: Sequence[tuple[Any, int]], tokens: int) -> list[int]:
+def deciding_edges(windows: Sequence[tuple[Any, int]], tokens: int) -> list[int]:
     """From which token on each window decides: the middle of what two share, where both know as much."""
     starts = [start for _, start in windows]
     stops = [start + framed.kept[0] for framed, start in windows]

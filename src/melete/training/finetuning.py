@@ -20,7 +20,7 @@ from melete.config import AugmentationSection, DecodingSection, FinetuningSectio
 from melete.console import duration, say
 from melete.data.augmentation import Augmentation
 from melete.data.batch import Batch, Example
-from melete.data.labelled.rows import CLASSIFICATION, TAGGING, WRITTEN_TASKS, LabelledRow
+from melete.data.labelled.rows import CLASSIFICATION, TAGGING, LabelledRow
 from melete.data.labelled.sets import LabelledSet
 from melete.data.sampling import rng_for
 from melete.data.text_batches import AllTexts, TextBatches
@@ -68,6 +68,8 @@ class FinetuneJob(Job):
         head_task: the head that the model wears; "" = that of the task; see `head`.
         predictor_kind: how it reads rows and answers them.
         changeable: whether augmentation may change its texts.
+        windowed: whether long texts are read in windows, not cut.
+        writes: whether answers are written, token by token.
         kept: fields of the predictor that the model's folder knows.
         rehearsed: fields of the model's config where no labels are known.
     """
@@ -79,6 +81,8 @@ class FinetuneJob(Job):
     head_task: ClassVar[str] = ""
     predictor_kind: ClassVar[type[RowPredictor]]
     changeable: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     rehearsed: ClassVar[dict[str, Any]] = {}
 
@@ -165,7 +169,7 @@ class FinetuneJob(Job):
             raise InputError(f"the labels of {cls.task} belong to words", where="finetuning.augmentation")
         if tuning.class_weights and cls.task not in (CLASSIFICATION, TAGGING):
             raise InputError(f"{cls.task} has no labels to weigh", where="finetuning.class_weights")
-        if cls.task not in WRITTEN_TASKS:
+        if not cls.writes:
             for key, asked in (
                 ("finetuning.bpe_dropout", tuning.bpe_dropout),
                 ("decoding", config.decoding != DecodingSection()),
@@ -205,7 +209,8 @@ class FinetuneJob(Job):
         notes: list[str] = []
         rows = read_rows(config, cls.task, _told(notes))
         tokenizer = tokenizer or tokenizer_of_model(config) or cls._new_tokenizer(config, rows)
-        return cls(config, checked(config, rows, tokenizer, _told(notes)), tokenizer, notes)
+        rows = checked(config, rows, None if cls.windowed else tokenizer, _told(notes))
+        return cls(config, rows, tokenizer, notes)
 
     @classmethod
     def _new_tokenizer(cls, config: RunConfig, rows: LabelledSet) -> Tokenizer:

@@ -194,6 +194,7 @@ class TaggingJob(FinetuneJob):
 
     task = TAGGING
     predictor_kind = TokenClassification
+    windowed = True
     kept = ("crf",)
 
     def reader(self, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> TokenClassification:
@@ -244,6 +245,7 @@ class QuestionJob(FinetuneJob):
 
     task = QUESTIONS
     predictor_kind = QuestionAnswering
+    windowed = True
     kept = ("trained_without",)
 
     def __init__(self, config: RunConfig, rows: LabelledSet, tokenizer: Any, notes: Sequence[str]) -> None:

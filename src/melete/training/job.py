@@ -33,6 +33,7 @@ JOBS: dict[str, str] = {
     "translation": "melete.training.writing:TranslationJob",
     "summarization": "melete.training.writing:SummarizationJob",
     "text2text-generation": "melete.training.writing:AnyTextJob",
+    "extractive-summarization": "melete.training.extraction:ExtractionJob",
 }
 
 

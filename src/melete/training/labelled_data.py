@@ -11,7 +11,7 @@ import numpy as np
 
 from melete.config import RunConfig
 from melete.console import Progress, say
-from melete.data.labelled.rows import CLASSIFICATION, SIMILARITY, WRITTEN_TASKS, LabelledRow
+from melete.data.labelled.rows import LabelledRow
 from melete.data.labelled.sets import LabelledSet, load_labelled
 from melete.data.labelled.splits import folds
 from melete.data.lint import drop_leaks, lint
@@ -61,20 +61,17 @@ def _fold(rows: LabelledSet, count: int, fold: int, seed: int, note: Callable[[s
 
 
 def checked(
-    config: RunConfig, rows: LabelledSet, tokenizer: Tokenizer, note: Callable[[str], None] = say
+    config: RunConfig, rows: LabelledSet, tokenizer: Tokenizer | None, note: Callable[[str], None] = say
 ) -> LabelledSet:
     """The rows once what is wrong with them has been told; without leaks, where they are not wanted.
+
+    Args:
+        tokenizer: of a model that cuts long texts; None: they are read in windows.
 
     Raises:
         InputError: nothing can be learnt from them, or whoever asked is strict.
     """
-    cut = rows.task in (
-        CLASSIFICATION,
-        SIMILARITY,
-        *WRITTEN_TASKS,
-    )  # elsewhere long texts are read in windows
-    longest = config.training.context if cut else None
-    report = lint(rows, tokenizer=tokenizer if cut else None, max_length=longest)
+    report = lint(rows, tokenizer=tokenizer, max_length=config.training.context)
     report.tell(note)
     if report.leaked and config.finetuning.drop_leaks:
         rows = drop_leaks(rows, report)

@@ -44,6 +44,7 @@ class WritingJob(FinetuneJob):
     A row with several answers is as many pairs in training; in validation its first answer gives the loss.
     """
 
+    writes = True
     kept = ("beams", "length_penalty", "max_new_tokens", "no_repeat_ngram_size", "forbidden", "language")
     rehearsed: ClassVar[dict[str, Any]] = {"eos_token_id": 0}
 
@@ -155,7 +156,7 @@ class WritingJob(FinetuneJob):
             "do_sample": False,
             "early_stopping": False,
         }
-        writing.purpose = Purpose(self.task, getattr(self.exam, "language", ""), generation)
+        writing.purpose = Purpose(self.task, getattr(self.exam, "language", ""), generation=generation)
         return writing
 
     def reader(self, config: RunConfig, model: Network, tokenizer: Tokenizer, folder: Path) -> TextToText:
