@@ -28,16 +28,17 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class Exercises:
-    """New words at every step: what is learned is the rule."""
+    """New words at every step, and some that no step has: what is learned is the rule."""
 
     def __init__(self, rule: str, longest: int, count: int) -> None:
         self.rule, self.longest, self.count = RULES[rule], longest, count
 
-    def drawn(self, step: int, count: int) -> list[Example]:
+    def drawn(self, step: int, count: int, held_out: bool = False) -> list[Example]:
         found = []
         for index in range(count):
-            draw = rng_for((0, step, index))
-            word = draw.integers(3, 13, draw.integers(1, self.longest + 1))
+            draw, word = rng_for((0, step, index)), np.zeros(0)
+            while not len(word) or (word.sum() % 8 == 0) != held_out:
+                word = draw.integers(3, 13, draw.integers(1, self.longest + 1))
             found.append(Example((0, step, index), Pair(word, self.rule(word).copy())))
         return found
 
@@ -45,9 +46,11 @@ class Exercises:
         return [self.drawn(step, self.count)]
 
 
-def right_answers(model: EncoderDecoder, exercises: Exercises, count: int, beams: int = 1) -> float:
-    """Share of new words whose greedy or best answer is right."""
-    pairs = [example.data for example in exercises.drawn(10**6, count)]
+def right_answers(
+    model: EncoderDecoder, exercises: Exercises, count: int, beams: int = 1, held_out: bool = False
+) -> float:
+    """Share of new words, or of such as no step had, whose greedy or best answer is right."""
+    pairs = [example.data for example in exercises.drawn(10**6, count, held_out)]
     settings = GenerationSettings(temperature=0, max_new_tokens=20, eos_ids=(END,), num_beams=beams)
     sources = [[*pair.source.tolist(), END] for pair in pairs]
     answers = generate(model, [[START]] * len(sources), settings, sources=sources)

@@ -204,6 +204,7 @@ class DecodingSection(_Section, frozen=True):
     length_penalty: float = 1.0  # beams compare log-probability / tokens ** this
     max_new_tokens: int = 0  # most tokens of an answer; 0 = as the longest of the training rows
     no_repeat_ngram_size: int = 0  # no run of so many tokens comes twice; 0 = off
+    coverage_penalty: float = 0.0  # weight of how much of the source beams that end have looked at; 0 = off
 
 
 class GuardSection(_Section, frozen=True):

@@ -121,5 +121,6 @@ def test_mistakes_end_in_one_line(folder: Path, capsys: pytest.CaptureFixture[st
     assert "nothing to learn from: the train part of --data is scored" in line
     assert "missing.txt" in refusal(capsys, "model", "--data", "missing.txt")
     assert "nowhere" in refusal(capsys, "nowhere", "--data", "one.txt")
+    assert "--beams is for models that write" in refusal(capsys, "model", "--data", "one.txt", "--beams", "3")
     (folder / "empty.txt").touch()
     assert "empty.txt" in refusal(capsys, "model", "--data", "empty.txt")

@@ -80,12 +80,35 @@ def test_three_commands_from_two_files_to_translations(
     assert [row["name"] for row in compared["table"]] == [str(run), "copy of the source"]
 
 
+def test_how_answers_are_written_can_be_asked_for(
+    tuned: tuple[Path, str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = tuned
+    ask = ["predict", run, "--text", "dog", "--json"]
+    assert melete(*ask, "--beams", 6, "--require", "Haus", "--require", "grün") == 0
+    assert {"Haus", "grün"} <= set(json.loads(capsys.readouterr().out)["text"].split())
+    groups = ["--beams", 3, "--beam-groups", 3, "--diversity-penalty", 9]
+    assert melete(*ask, *groups, "--n-best", 3) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert best["text"] == "Hund"
+    assert len({best["text"], *(other["text"] for other in best["others"])}) == 3
+    (here / "long.txt").write_text("red dog. " * 20 + "\nblue\n")
+    assert melete("predict", run, "--data", "long.txt", "--long", "split", "--beams", 1) == 0
+    out, err = capsys.readouterr()
+    long, short = map(json.loads, out.splitlines())
+    assert (long["parts"] > 1, "parts" in short) == (True, False)
+    assert "1 of them longer than the model reads: answered in parts, joined" in err
+    assert melete("evaluate", run, "--data", data, "--beams", 2, "--coverage-penalty", 0.2) == 0
+    assert "chrf" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["--data", "long.txt"], "long.txt:2: a text of "),
         (["--data", "latin.txt"], "latin.txt:2: not valid UTF-8"),
         (["--data", "long.txt", "--long", "cut", "--beams", "0"], "num_beams is 0; expected 1 (off) or more"),
+        (["--text", "red", "--beam-groups", "2"], "num_beam_groups is 2; expected a divisor of num_beams, 5"),
         (["--text", "red", "--top-k", "3"], "translation has no setting 'top_k'"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Groups of beams and required tokens, beside references that are slow and plain."""
+"""Groups of beams, required tokens and coverage, beside references that are slow and plain."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 
 import kit
 from melete.errors import InputError
+from melete.evaluation.inspection_attention import attention_to_source
 from melete.generation.beam import Hypothesis, beam_search
 from melete.generation.requirements import Progress, Requirements
 from melete.generation.settings import GenerationSettings
 
-VOCAB, END = 7, 1
+VOCAB, START, END = 7, 0, 1
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,51 @@ def test_a_phrase_that_breaks_off_may_begin_another() -> None:
     assert requirements.met(progress) == 5
 
 
+@torch.no_grad()
+def covered_answers(
+    model: Any, source: list[int], steps: int, penalty: float
+) -> dict[tuple[int, ...], float]:
+    """Every answer that ends within some steps: log-probability over length, and what equation 14 adds."""
+    scores: dict[tuple[int, ...], float] = {(): 0.0}
+    found = {}
+    read = kit.Batch.from_rows([source])
+    for step in range(1, steps + 1):
+        longer = {}
+        for tokens, score in scores.items():
+            batch = replace(kit.Batch.from_rows([[START, *tokens]]), source=read)
+            logits = model.logits(model.encode(batch)[0, -1]).log_softmax(-1).tolist()
+            attended = attention_to_source(model, batch).mean((0, 1, 2)).sum(0)  # (S,)
+            lacking = penalty * attended.clamp(max=1).log().sum().item()
+            for token, more in enumerate(logits):
+                longer[*tokens, token] = score + more
+                if token == END or step == steps:
+                    found[*tokens, token] = (score + more) / step + lacking
+        scores = {tokens: score for tokens, score in longer.items() if tokens[-1] != END}
+    return found
+
+
+@pytest.mark.parametrize("family", ["marian", "t5", "lstm"])
+def test_what_was_left_out_of_the_source_counts_against_an_answer(family: str) -> None:
+    wide = {
+        "vocab_size": VOCAB,
+        "initializer_range": 0.5,
+        "decoder_start_token_id": START,
+        "eos_token_id": END,
+    }
+    model: Any = kit.tiny_network(family, "text2text-generation", seed=3, **wide)
+    sources = [row.tolist() for row in kit.token_rows(5, 3, vocab=VOCAB)]
+    options = {"num_beams": 40, "num_return_sequences": 3, "max_new_tokens": 3, "eos_ids": (END,)}
+    settings = GenerationSettings(temperature=0, early_stopping="never", coverage_penalty=0.4, **options)
+    answers = beam_search(model, [[START]] * len(sources), settings, sources=sources)
+    for source, answered in zip(sources, answers, strict=True):
+        expected = covered_answers(model, source, 3, 0.4)
+        best = sorted(expected, key=lambda tokens: -expected[tokens])[:3]
+        assert [tuple(answer.tokens) for answer in answered] == best
+        assert [answer.score for answer in answered] == pytest.approx(
+            [expected[tokens] for tokens in best], abs=1e-4
+        )
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -130,6 +177,7 @@ def test_a_phrase_that_breaks_off_may_begin_another() -> None:
         ({"diversity_penalty": 1.0}, "diversity_penalty is 1.0; expected 0 without num_beam_groups"),
         ({"required_ids": ((),)}, "phrases of at least one token"),
         ({"num_beams": 1, "required_ids": ((3,),)}, "nothing without num_beams above 1"),
+        ({"num_beams": 1, "coverage_penalty": 0.2}, r"0 \(off\) without num_beams above 1"),
         ({"required_ids": ((3, 4),), "max_new_tokens": 1}, "at most max_new_tokens tokens"),
     ],
 )

@@ -16,14 +16,12 @@ from rig import checkpoint, digest, events
 
 SIZES = "hidden_size = 32, num_hidden_layers = 2, num_attention_heads = 2, hidden_dropout = 0.1"
 WORDS = "[tokenizer]\nvocab_size = 100"
-# Some 300 steps.
 WRITING = """
 [tokenizer]
 vocab_size = 300
 [objective]
 name = "translation"
 [finetuning]
-epochs = 16
 bpe_dropout = 0.2
 r_drop = 0.5
 """

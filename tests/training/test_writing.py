@@ -106,6 +106,10 @@ def test_a_text_that_is_too_long_is_refused_cut_or_split(run: Path) -> None:
         predictor.predict(long)
     cut, split = (predictor.predict(long, long=how)["text"] for how in ("cut", "split"))
     assert len(split) > len(cut) > 0
+    endless = "red dog " * 30  # no sentence ends
+    pieces = predictor.with_settings(long="split").cut(Row({"text": endless}, "input", 1))
+    assert all(len(piece.ids) <= 32 and piece.ids[-1] == predictor.end for piece in pieces)
+    assert predictor.tokenizer.decode([id_ for piece in pieces for id_ in piece.ids[:-1]]) == endless.strip()
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:

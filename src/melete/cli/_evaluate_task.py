@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from melete.cli._labelled import check_labels, labelled_rows, language_of, unstopped
+from melete.cli._labelled import (
+    WRITING_SETTINGS,
+    check_labels,
+    given,
+    labelled_rows,
+    language_of,
+    unstopped,
+)
 from melete.cli._table import table
 from melete.console import say
 
@@ -19,6 +26,7 @@ def evaluate_task(model: str, data: str, as_json: bool, options: dict[str, Any])
     from melete.evaluation.task_scorecard import answer_rows, score_answers
 
     predictor = unstopped(load(model, device=options["device"]))
+    predictor = predictor.with_settings(**given(options, WRITING_SETTINGS))
     split, seed = options["split"], options["seed"]
     rows = labelled_rows(data, predictor.rows_task, options["columns"], split=split, seed=seed)
     check_labels(rows, predictor, model)

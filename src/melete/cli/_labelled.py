@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +41,51 @@ COLUMNS = click.option(
     help="The column of a role (text, text_pair, label, labels, score, words, tags, question, context, answers, "
     "source, target); may be repeated. Default: found by name and content.",
 )
+
+# How a model writes: settings of its task by the setting's name.
+WRITING_SETTINGS = (
+    "beams",
+    "length_penalty",
+    "max_new_tokens",
+    "no_repeat_ngram_size",
+    "coverage_penalty",
+    "long",
+)
+_WRITING = (
+    click.option(
+        "--beams",
+        type=int,
+        help="Written answers that grow side by side; 1 is quickest. Default: the model's.",
+    ),
+    click.option(
+        "--length-penalty", type=float, help="The higher, the longer written answers. [the model's]"
+    ),
+    click.option("--max-new-tokens", type=int, help="Longest written answer. [the model's]"),
+    click.option("--no-repeat-ngram-size", type=int, help="No run of so many tokens is written twice."),
+    click.option(
+        "--coverage-penalty",
+        type=float,
+        help="The higher, the less of a text may be passed over. [the model's]",
+    ),
+    click.option(
+        "--long",
+        type=click.Choice(["stop", "cut", "split"]),
+        help="A text longer than the model reads is refused, loses its end, or is answered in parts. "
+        "[predict: stop, evaluate: cut]",
+    ),
+)
+
+
+def writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `WRITING_SETTINGS`."""
+    for option in reversed(_WRITING):
+        command = option(command)
+    return command
+
+
+def given(options: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The options that were given; what was not keeps the default of the task."""
+    return {name: options[name] for name in names if options[name] not in (None, ())}
 
 
 def labelled_rows(

@@ -9,7 +9,7 @@ import click
 
 from melete.cli._evaluate_task import evaluate_task
 from melete.cli._hints import again
-from melete.cli._labelled import COLUMNS
+from melete.cli._labelled import COLUMNS, WRITING_SETTINGS, given, writing_options
 from melete.cli._reading import MAX_LINE_BYTES, TEXT_COLUMN
 from melete.cli._table import table
 from melete.console import say
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @TEXT_COLUMN
 @MAX_LINE_BYTES
 @COLUMNS
+@writing_options
 @click.option(
     "--context", type=int, help="Most tokens the model looks at. Default: all it can, 1024 at most."
 )
@@ -63,6 +64,7 @@ def command(
       melete evaluate runs/wiki --data wikitext-2 --context 256 --stride 32 --baseline ngram
       melete evaluate runs/mine --data book.txt --json
       melete evaluate runs/reviews --data dev.tsv --column label=stars
+      melete evaluate runs/translator --data val.en,val.de --beams 10 --length-penalty 0.8
     """
     from melete.api import load
     from melete.data.datasets import tokenised
@@ -75,6 +77,9 @@ def command(
     if task_of(locate(model)) in (*LABELLED_TASKS, FEATURES, EXTRACTION):
         evaluate_task(model, data, as_json, options)
         return
+    for name in given(options, WRITING_SETTINGS):
+        flag = f"--{name.replace('_', '-')}"
+        raise InputError(f"{flag} is for models that write answers, and this one's text is only read")
     chosen = ("text_column", "max_line_bytes", "valid_fraction", "seed")
     text = choose_text(data, options["split"], **{name: options[name] for name in chosen})
     learnt_from = _baseline_text(text, **options) if options["baseline"] else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melete.cli._generation import show_any_character
-from melete.cli._labelled import COLUMNS
+from melete.cli._labelled import COLUMNS, WRITING_SETTINGS, given, writing_options
 from melete.console import Progress, printable, say
 from melete.errors import InputError
 
@@ -25,12 +25,11 @@ _SETTINGS = (
     "threshold",
     "max_answer_tokens",
     "no_answer",
-    "beams",
-    "length_penalty",
-    "max_new_tokens",
-    "no_repeat_ngram_size",
+    *WRITING_SETTINGS,
     "n_best",
-    "long",
+    "beam_groups",
+    "diversity_penalty",
+    "required",
     "sentences",
 )
 
@@ -54,18 +53,13 @@ _SETTINGS = (
     default=None,
     help="Whether a context may not answer its question; default: as in training.",
 )
-@click.option(
-    "--beams", type=int, help="Written answers that grow side by side; 1 is quickest. Default: the model's."
-)
-@click.option("--length-penalty", type=float, help="The higher, the longer written answers. [the model's]")
-@click.option("--max-new-tokens", type=int, help="Longest written answer. [the model's]")
-@click.option("--no-repeat-ngram-size", type=int, help="No run of so many tokens is written twice.")
+@writing_options
 @click.option("--n-best", type=int, help="So many written answers to each text, the best first. [1]")
 @click.option(
-    "--long",
-    type=click.Choice(["stop", "cut", "split"]),
-    help="A text longer than the model reads is refused, loses its end, or is answered in parts. [stop]",
+    "--beam-groups", type=int, help="Beams in groups that avoid what others say: n best that differ. [1]"
 )
+@click.option("--diversity-penalty", type=float, help="How much groups of beams avoid one another. [0.5]")
+@click.option("--require", "required", multiple=True, help="Words that are in every answer; may be repeated.")
 @click.option("--sentences", type=int, help="So many sentences of each text make its summary. [the model's]")
 @click.option("--out", metavar="FILE", help="Write the answers here, as JSON lines; nothing if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines for --text too.")
@@ -108,8 +102,7 @@ def command(
     if texts and len(loaded.columns) > 1:
         do = f"give rows with {' and '.join(loaded.columns)}: --data FILE"
         raise InputError(f"--text is one text, and {loaded.task} reads several", do=do)
-    given = {name: options[name] for name in _SETTINGS if options[name] is not None}
-    predictor = loaded.with_settings(**given)
+    predictor = loaded.with_settings(**given(options, _SETTINGS))
     rows: Iterator[Row]
     if data is not None:
         rows = predictor.read(data, {predictor.columns[0]: options["text_column"]} | options["columns"])
@@ -118,7 +111,7 @@ def command(
     in_words = data is None and out is None and not as_json
     if in_words:
         show_any_character()
-    count = 0
+    count = split = 0
     with Progress("predicting", "texts") as progress, whole_file(Path(out)) if out else nullcontext() as file:
         for answer in predictor.stream(rows, advance=progress.advance):
             line = (
@@ -128,7 +121,9 @@ def command(
                 file.write(line + "\n")
             else:  # JSON is UTF-8, whatever the terminal is set to
                 click.echo(line if in_words else line.encode())
-            count += 1
+            count, split = count + 1, split + ("parts" in answer)
+    if split:
+        say(f"{split:,} of them longer than the model reads: answered in parts, joined")
     answered = f"{count:,} text{'s' if count != 1 else ''} answered"
     say(f"{predictor.task}: {answered}" + (f", written to {out}" if out else ""))
     example = texts[0] if texts else "..."

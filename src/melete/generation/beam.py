@@ -31,7 +31,8 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         tokens: a token that ended it is one of them.
-        score: its log-probability over its number of tokens to the power of `length_penalty`.
+        score: its log-probability over its number of tokens to the power of `length_penalty`, and what
+            `coverage_penalty` adds.
     """
 
     tokens: list[int]
@@ -77,8 +78,8 @@ class BeamSearch:
     Groups of beams do so each for itself. What must come is looked after by `_required`: beams that have as many of its
     tokens compete with one another, so that those that have more are not crowded out.
 
-    Source: Graves 2012, section 2.5; division by the length: Wu et al. 2016, section 7; groups: Vijayakumar et al.
-    2018; required tokens: Post and Vilar 2018.
+    Source: Graves 2012, section 2.5; division by the length, and coverage: Wu et al. 2016, section 7; groups:
+    Vijayakumar et al. 2018; required tokens: Post and Vilar 2018.
 
     Attributes:
         answers: of each prompt, the best first; empty until it is done.
@@ -103,15 +104,20 @@ class BeamSearch:
         self._tokenizer, self._beams = tokenizer, settings.num_beams
         self._size = self._beams // settings.num_beam_groups  # of a group
         rows = [prompt for prompt in prompts for _ in range(self._beams)]
+        watch = settings.coverage_penalty > 0
         if isinstance(model, Network) and model.branching:
-            self._reading = BranchReading(model, prompts, settings.max_new_tokens, sources, self._beams)
+            self._reading = BranchReading(
+                model, prompts, settings.max_new_tokens, sources, self._beams, watch
+            )
         else:
             read = [source for source in sources for _ in range(self._beams)]
-            self._reading = Reading(model, rows, settings.max_new_tokens, read, share=self._beams)
+            self._reading = Reading(model, rows, settings.max_new_tokens, read, self._beams, watch)
         self._rules = Rules(settings, rows, model.config.vocab_size, self._reading.device)
         groups = settings.num_beam_groups
         self._scores = [0.0, *[_UNLIKELY] * (self._size - 1)] * groups * len(prompts)  # of each row
         self._tokens: list[list[int]] = [[] for _ in rows]  # of each row
+        self._attended = torch.zeros(1)  # what each row gave to each token of its source, (R * n, S)
+        self._coverage = [0.0] * len(rows)  # what that adds to the score of each row
         self._requirements = Requirements(settings.required_ids)
         self._progress = [Progress()] * len(rows)  # of each row
         self._growing = [_Prompt(n, [_Group() for _ in range(groups)]) for n in range(len(prompts))]
@@ -127,6 +133,8 @@ class BeamSearch:
         """One forward pass; the answers to the prompts that it finished."""
         log_probabilities = self._rules(self._reading.next_logits().log_softmax(-1))  # (R * n, V)
         self._added += 1
+        if self._settings.coverage_penalty:
+            self._cover()
         going_on = self._in_groups(log_probabilities.unflatten(0, (-1, self._beams)))
         kept: list[_Candidate] = []
         growing, done = [], []
@@ -246,7 +254,8 @@ class BeamSearch:
                 going_on.append(candidate)
             elif rank < self._size and not group.done:
                 tokens = [*self._tokens[candidate.row], candidate.token]
-                group.ended.append(Hypothesis(tokens, self._normalised(candidate.score, self._added)))
+                score = self._normalised(candidate.score, self._added) + self._coverage[candidate.row]
+                group.ended.append(Hypothesis(tokens, score))
         group.ended.sort(key=lambda answer: -answer.score)
         del group.ended[self._size :]
         return going_on[: self._size]
@@ -265,10 +274,20 @@ class BeamSearch:
     def _normalised(self, score: float, length: int) -> float:
         return score / length**self._settings.length_penalty
 
+    def _cover(self) -> None:
+        """Count what the newest token of each row looked at."""
+        newest = self._reading.attended
+        self._attended = self._attended.to(newest) + newest
+        # What nothing looked at is far from infinitely bad.
+        covered = self._attended.clamp(torch.finfo(newest.dtype).tiny, 1.0).log().sum(-1)  # (R * n,)
+        self._coverage = (self._settings.coverage_penalty * covered).tolist()
+
     def _go_on(self, kept: list[_Candidate]) -> None:
         scores, rows, tokens = (list(column) for column in zip(*kept, strict=True))
         self._reading.select(rows)
         self._rules.select(rows)
+        if self._settings.coverage_penalty:
+            self._attended = self._attended[rows]
         self._reading.append(tokens)
         self._rules.remember(torch.tensor(tokens, device=self._reading.device))
         self._scores = scores

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
-from melete.generation.reading import WritingModel, finite
+from melete.generation.reading import WritingModel, finite, watched
 from melete.nn.cache import Branches, KVCache
 
 # Looking for dead positions costs about as much as reading so many of them.
@@ -27,6 +27,7 @@ class BranchReading:
         room: tokens that each row will be given, at most.
         sources: what the encoder reads for each prompt; empty for a decoder.
         beams: rows of each prompt.
+        watch: see `Reading.attended`.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class BranchReading:
         room: int,
         sources: Sequence[Sequence[int]],
         beams: int,
+        watch: bool = False,
     ) -> None:
-        self._model, self._room, self._beams = model, room, beams
+        self._model, self._room, self._beams, self._watch = model, room, beams, watch
+        self.attended = torch.empty(0)
         self.device = next(model.parameters()).device
         self._context: int = model.config.max_position_embeddings
         self._lengths = [len(prompt) for prompt in prompts]
@@ -115,7 +118,7 @@ class BranchReading:
             position_ids=stand.expand(shape),
             doc_starts=torch.empty((0, 2), dtype=torch.int64),
         )
-        hidden = self._model.encode(batch.to(self.device), cache)  # (R, n, D)
+        hidden = self._encode(batch, cache, None)  # (R, n, D)
         return self._model.logits(hidden.flatten(0, 1)).float()
 
     def _forget_dead(self, cache: KVCache) -> None:
@@ -147,7 +150,8 @@ class BranchReading:
             batch = replace(batch, source=Batch.from_rows(self._sources))
         steps = min(self._room, self._context - max(self._lengths))
         self._cache = cache = self._model.new_cache(prompts, width + steps * self._beams)
-        hidden = self._model.encode(batch.to(self.device), cache)  # (R, T, D)
+        ends = (torch.arange(1, different + 1) * lengths - 1).to(self.device)  # (R, 1 or n)
+        last = self._encode(batch, cache, ends)  # (R, 1 or n, D)
         own = (
             torch.arange(self._beams)[:, None] == which[:, None]
             if different > 1
@@ -160,7 +164,18 @@ class BranchReading:
         self._own[:, :, :width] = own & (batch.doc_ids[:, None] > 0)
         self._positions = torch.zeros((prompts, cache.max_length), dtype=torch.int64, device=self.device)
         self._positions[:, :width] = batch.position_ids
-        ends = (torch.arange(1, different + 1) * lengths - 1).to(self.device)  # (R, 1 or n)
-        last = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[2]))  # (R, 1 or n, D)
         logits = finite(self._model.logits(last).float())
         return logits.expand(-1, self._beams, -1).flatten(0, 1)
+
+    def _encode(self, batch: Batch, cache: KVCache, places: Tensor | None) -> Tensor:
+        """Hidden states of the tokens at these places of each row, (R, 1 or n); None: of all."""
+
+        def at(x: Tensor) -> Tensor:
+            return x if places is None else x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+
+        batch = batch.to(self.device)
+        if not self._watch:
+            return at(self._model.encode(batch, cache))
+        hidden, attended = watched(self._model, batch, cache)
+        self.attended = at(attended).expand(-1, self._beams, -1).flatten(0, 1)  # (R * n, S)
+        return at(hidden)

@@ -14,6 +14,7 @@ from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.generation.settings import GenerationSettings
 from melete.models.base import EncoderDecoder
+from melete.nn.attention_weights import AttentionWeights
 from melete.nn.cache import KVCache
 
 
@@ -46,9 +47,12 @@ class Reading:
         room: tokens that each will be given, at most.
         sources: what the encoder reads for each row; empty for a decoder.
         share: so many rows in a row always have the same source, and keep one copy of it.
+        watch: see `attended`.
 
     Attributes:
         rows: the tokens of each row; of a text longer than the context, what is still read.
+        attended: where it is watched, how the newest token of each row divides its attention among those of its
+            source, see `watched`: (B, S).
     """
 
     def __init__(
@@ -58,13 +62,15 @@ class Reading:
         room: int,
         sources: Sequence[Sequence[int]] = (),
         share: int = 1,
+        watch: bool = False,
     ) -> None:
-        self._model, self._room, self._share = model, room, share
+        self._model, self._room, self._share, self._watch = model, room, share, watch
         self.rows, self._sources = [list(row) for row in rows], list(sources)
         self._context: int = model.config.max_position_embeddings
         self._cache: KVCache | None = None
         self._guessed = 0  # of the newest positions of the cache
         self.device = next(model.parameters()).device
+        self.attended = torch.empty(0)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -152,11 +158,30 @@ class Reading:
         if of_row != list(range(len(places))):
             self._select(cache, of_row, of_row[:: self._share])
             logits = logits[of_row]
+            if self._watch:
+                self.attended = self.attended[of_row]
         return logits
 
     def _logits(self, batch: Batch, cache: KVCache, last: int = 1) -> Tensor:
-        hidden = self._model.encode(batch.to(self.device), cache)  # (B, T, D)
+        if self._watch:
+            hidden, attended = watched(self._model, batch.to(self.device), cache)
+            self.attended = attended[:, -1]
+        else:
+            hidden = self._model.encode(batch.to(self.device), cache)  # (B, T, D)
         return self._model.logits(hidden[:, -last:].flatten(0, 1)).float()  # (B * last, V)
+
+
+def watched(model: WritingModel, batch: Batch, cache: KVCache) -> tuple[Tensor, Tensor]:
+    """Hidden states (B, T, D), and how each token divides its attention among those of its source, (B, T, S).
+
+    That is the mean over heads and layers; padding of a source counts as seen, 1.
+    """
+    with AttentionWeights() as seen:
+        hidden = model.encode(batch, cache)
+    assert cache.source is not None
+    shares = seen.to_source(model.config.num_decoder_layers).mean((0, 2))  # (R, B / R * T, S)
+    shares = shares.masked_fill((cache.source.doc_ids == 0)[:, None], 1.0)
+    return hidden, shares.reshape(*hidden.shape[:2], -1)
 
 
 def finite(logits: Tensor) -> Tensor:
@@ -221,9 +246,11 @@ def fitting(
     """The settings, with no more tokens to add than an encoder-decoder has positions: its answers stay whole.
 
     Raises:
-        InputError: the prompts leave no room.
+        InputError: the prompts leave no room; how much of a source is covered counts, and there is none.
     """
     if not sources:
+        if settings.coverage_penalty:
+            raise InputError("coverage_penalty is for models that read a source", expected="0 (off)")
         return settings
     room = model.config.max_position_embeddings - max(map(len, prompts), default=0)
     if room < 1:

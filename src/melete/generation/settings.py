@@ -83,6 +83,8 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
         length_penalty: beams compare log-probability / tokens ** this, so that above 0 longer answers gain.
         early_stopping: beams stop once there are `num_beams` finished answers (true), once a better one is unlikely
             by the present lengths (false), or only when none can come any more ("never").
+        coverage_penalty: beams that end gain this times the sum, over the tokens of the source, of the logarithm of the
+            attention that each was given in all, 1 at most: so that nothing is left out (Wu et al. 2016, equation 14).
         num_beam_groups: beams grow in so many groups, one after another, each of which avoids what those before it
             say at the same place (Vijayakumar et al. 2018); 1 is off.
         diversity_penalty: taken from the log-probability of a token for each beam of an earlier group that has it;
@@ -110,6 +112,7 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    coverage_penalty: float = 0.0
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
     required_ids: tuple[tuple[int, ...], ...] = ()
@@ -140,6 +143,7 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
             return [
                 (self.num_beam_groups == 1, "num_beam_groups", "1 (off) without num_beams above 1"),
                 (not required, "required_ids", "nothing without num_beams above 1"),
+                (self.coverage_penalty == 0, "coverage_penalty", "0 (off) without num_beams above 1"),
             ]
         whole = self.num_beam_groups >= 1 and self.num_beams % self.num_beam_groups == 0
         answers = self.num_return_sequences <= self.num_beams
@@ -148,6 +152,7 @@ class GenerationSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_o
             (answers, "num_return_sequences", f"at most num_beams, {self.num_beams}"),
             (not self.stop, "stop", "no texts with num_beams above 1"),
             (whole, "num_beam_groups", f"a divisor of num_beams, {self.num_beams}"),
+            (0 <= self.coverage_penalty < math.inf, "coverage_penalty", "0 (off) or more"),
             (0 <= self.diversity_penalty < math.inf, "diversity_penalty", "0 (off) or more"),
             (grouped or not self.diversity_penalty, "diversity_penalty", "0 without num_beam_groups above 1"),
             (all(self.required_ids), "required_ids", "phrases of at least one token"),

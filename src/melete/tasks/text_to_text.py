@@ -33,22 +33,26 @@ from melete.tasks.labelled import SourcePredictor
 # What a source may be that is longer than the model reads.
 LONG = ("stop", "cut", "split")
 _MOST = 256  # tokens of an answer, where nobody says
+_USUAL_DIVERSITY = 0.5  # of beams in groups: without one they would all say the same
 
 
 @dataclass(frozen=True, eq=False)
 class TextToText(SourcePredictor):
     """Writes a text for a text.
 
-    An answer is `{"text", "score"}`, the score being the log-probability over tokens ** length_penalty; with `n_best`
-    above 1 also `{"others": [{"text", "score"}, ...]}`, the best first. An empty text is answered by an empty one.
+    An answer is `{"text", "score"}`, the score being that of `GenerationSettings`; with `n_best` above 1 also
+    `{"others": [{"text", "score"}, ...]}`, the best first. An empty text is answered by an empty one. A text that was
+    answered in `"parts"` says how many: their answers are joined, their score is the mean.
 
     Attributes:
         beams: answers that grow side by side; 1 takes the likeliest token each time.
-        length_penalty, no_repeat_ngram_size: see `GenerationSettings`.
+        length_penalty, no_repeat_ngram_size, coverage_penalty: see `GenerationSettings`.
         max_new_tokens: most tokens of an answer.
         n_best: how many answers to a text are given.
         long: what happens to a source that is longer than the model reads: "stop" refuses it, "cut" leaves its end
             out, "split" answers it in parts of whole sentences.
+        beam_groups, diversity_penalty: see `GenerationSettings.num_beam_groups`; a penalty of 0 is the usual one.
+        required: phrases that every answer contains.
         language: of what is written, where the folder says so.
         forbidden: tokens that never come, as the folder says.
 
@@ -61,8 +65,12 @@ class TextToText(SourcePredictor):
         "length_penalty",
         "max_new_tokens",
         "no_repeat_ngram_size",
+        "coverage_penalty",
         "n_best",
         "long",
+        "beam_groups",
+        "diversity_penalty",
+        "required",
     )
     reads: ClassVar[str] = TEXT_TO_TEXT
 
@@ -70,14 +78,20 @@ class TextToText(SourcePredictor):
     length_penalty: float = 1.0
     max_new_tokens: int = _MOST
     no_repeat_ngram_size: int = 0
+    coverage_penalty: float = 0.0
     n_best: int = 1
     long: str = "stop"
+    beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    required: str | Sequence[str] = ()
     language: str = ""
     forbidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.long not in LONG:
             raise InputError(f"long is {self.long!r}", expected=f"one of {', '.join(LONG)}")
+        if self.coverage_penalty and not isinstance(self.model, EncoderDecoder):
+            raise InputError("coverage_penalty is for models that read a source", expected="0 (off)")
         self._decoding()
 
     @classmethod
@@ -87,7 +101,7 @@ class TextToText(SourcePredictor):
         head = TEXT_TO_TEXT if TEXT_TO_TEXT in heads else "text-generation"
         model = load_network(folder, task=head, complete=True, **resize).to(device)
         said, purpose = generation_of(folder), read_purpose(folder)
-        names = {"beams": "num_beams"} | {name: name for name in cls.settings[1:4]}
+        names = {"beams": "num_beams"} | {name: name for name in cls.settings[1:5]}
         own = {ours: said[theirs] for ours, theirs in names.items() if said.get(theirs) is not None}
         language, forbidden = purpose.language if purpose else "", _forbidden(said)
         return cls(model, Tokenizer.load(folder), folder, language=language, forbidden=forbidden, **own)
@@ -138,17 +152,17 @@ class TextToText(SourcePredictor):
         return [Piece(np.array([*self.begin, *part, self.end], dtype=np.int64), None) for part in parts]
 
     def _parts(self, text: str) -> list[list[int]]:
-        """Whole sentences, as many as fit; of a sentence that does not, its beginning."""
+        """Whole sentences, as many as fit; a sentence that does not is cut wherever it must be."""
         parts: list[list[int]] = []
-        begun = 0
+        begun, most = 0, self.most_source
         for start, stop in split_sentences(text):
             together = self.tokenizer.encode(text[begun:stop])
-            if parts and len(together) <= self.most_source:
+            if parts and len(together) <= most:
                 parts[-1] = together
             else:
-                begun = start
-                parts.append(self.tokenizer.encode(text[start:stop])[: self.most_source])
-        return [part for part in parts if part]
+                begun, alone = start, self.tokenizer.encode(text[start:stop])
+                parts += [alone[at : at + most] for at in range(0, len(alone), most)]
+        return parts
 
     def stream(
         self,
@@ -180,7 +194,8 @@ class TextToText(SourcePredictor):
             score = sum(score for _, score in answers) / len(answers)
             ranked.append({"text": self._joint.join(texts), "score": score})
         best, *others = ranked
-        return best | ({"others": others} if self.n_best > 1 else {})
+        parts = {"parts": len(pieces)} if len(pieces) > 1 else {}
+        return best | parts | ({"others": others} if self.n_best > 1 else {})
 
     @property
     def _joint(self) -> str:
@@ -194,6 +209,18 @@ class TextToText(SourcePredictor):
             return answer["text"]
         return "\n".join(f"{one['score']:9.4f}  {one['text']}" for one in (answer, *others))
 
+    @cached_property
+    def _required(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each phrase, as they stand within a text."""
+        phrases = (self.required,) if isinstance(self.required, str) else self.required
+        found = []
+        for phrase in phrases:
+            ids = self.tokenizer.encode(self._joint + phrase.strip()) if phrase.strip() else []
+            if self.tokenizer.unk_id != self.end and self.tokenizer.unk_id in ids:
+                raise InputError(f"{phrase!r} is required, and the tokenizer lacks some of its characters")
+            found.append(tuple(ids))
+        return tuple(found)
+
     def _decoding(self) -> GenerationSettings:
         config = self.model.config
         forced = getattr(config, "forced_bos_token_id", None)
@@ -203,6 +230,12 @@ class TextToText(SourcePredictor):
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             num_beams=self.beams,
             length_penalty=self.length_penalty,
+            coverage_penalty=self.coverage_penalty
+            if self.beams > 1
+            else 0.0,  # one has none to be compared with
+            num_beam_groups=self.beam_groups,
+            diversity_penalty=self.diversity_penalty or (_USUAL_DIVERSITY if self.beam_groups > 1 else 0.0),
+            required_ids=self._required,
             # One beam is greedy: it ends with the first end.
             early_stopping=self.beams == 1,
             num_return_sequences=self.n_best,

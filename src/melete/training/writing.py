@@ -45,7 +45,7 @@ class WritingJob(FinetuneJob):
     """
 
     writes = True
-    kept = ("beams", "length_penalty", "max_new_tokens", "no_repeat_ngram_size", "forbidden", "language")
+    kept = (*TextToText.settings[:5], "forbidden", "language")
     rehearsed: ClassVar[dict[str, Any]] = {"eos_token_id": 0}
 
     def __init__(
@@ -153,6 +153,7 @@ class WritingJob(FinetuneJob):
             "length_penalty": decoding.length_penalty,
             "max_new_tokens": self._most_answer(config),
             "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+            **({"coverage_penalty": decoding.coverage_penalty} if decoding.coverage_penalty else {}),
             "do_sample": False,
             "early_stopping": False,
         }
@@ -171,6 +172,7 @@ class WritingJob(FinetuneJob):
             length_penalty=decoding.length_penalty,
             max_new_tokens=self._most_answer(config),
             no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+            coverage_penalty=decoding.coverage_penalty,
             long="cut",
         )
 
