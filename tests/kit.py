@@ -51,6 +51,7 @@ _LAYERS = {"num_hidden_layers": 2, "num_decoder_layers": 3}
 ENCODER_DECODER_SIZES: dict[str, dict[str, Any]] = {
     "marian": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **_LAYERS},
     "bart": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **_LAYERS},
+    "pointer": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **_LAYERS},
     "t5": {
         "hidden_size": 32,
         "num_attention_heads": 4,

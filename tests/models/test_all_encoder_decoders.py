@@ -53,7 +53,8 @@ def test_shapes_and_type_are_kept(model) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         cast = copy.deepcopy(model).to(dtype)
         hidden = cast.encode(batch)
-        assert hidden.shape == (3, 11, model.config.hidden_size)
+        more = 1 + model.config.vocab_size if model.mixes else 0
+        assert hidden.shape == (3, 11, model.config.hidden_size + more)
         assert hidden.dtype == dtype
         cast.logits(hidden).square().sum().backward()
         assert all(p.grad is not None and p.grad.dtype == dtype for p in cast.parameters())
@@ -167,7 +168,7 @@ def test_dropout_acts_in_training_only(model, kind: str) -> None:
         (
             "bert:nano",
             {},
-            "bert is no encoder-decoder; expected one of marian, bart, t5, encoder-decoder, lstm",
+            "bert is no encoder-decoder; expected one of marian, bart, t5, pointer, encoder-decoder, lstm",
         ),
         ("t5:t5-smal", {}, "t5 has no preset 't5-smal'; expected t5-small"),
         ("marian", {"hidden_size": 30}, "hidden_size 30 is not a multiple of num_attention_heads 4"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from melete.errors import InputError
 from melete.export.precision import cast
+from melete.models import OURS
 from melete.models.base import Network
 from melete.models.checkpoint import GENERATION, save_model
 from melete.models.purpose import read_purpose, write_purpose
@@ -14,7 +16,10 @@ PACKAGES: tuple[str, ...] = ()
 
 
 def check(folder: Path, family: str, task: str, precision: str) -> None:
-    """Every model of ours has this form."""
+    """Raises InputError: a model that no class of `transformers` opens."""
+    if family in OURS:
+        do = "it opens with melete.load, and in whatever `melete` does"
+        raise InputError(f"transformers has no model like {family}", where=str(folder), do=do)
 
 
 def write(model: Network, folder: Path, target: Path, precision: str) -> None:

@@ -22,9 +22,12 @@ FAMILIES: dict[str, str] = {
     "marian": "melete.models.marian",
     "bart": "melete.models.bart",
     "t5": "melete.models.t5",
+    "pointer": "melete.models.pointer",
     "encoder-decoder": "melete.models.encoder_decoder",
     "lstm": "melete.baselines.lstm",
 }
+# those whose folders nobody else opens
+OURS = ("pointer", "lstm")
 
 
 def family(name: str) -> ModuleType:

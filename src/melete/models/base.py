@@ -358,7 +358,12 @@ class EncoderDecoder(Network):
 
     A batch is what the decoder reads, and its `source` what the encoder does. Each source is read once: `read` gives
     what every layer of the decoder sees of it, and a cache keeps that, so that the batches that go on have none.
+
+    Attributes:
+        mixes: `logits` is more than the product with `head_weight`, and what `encode` gives is more than it meets.
     """
+
+    mixes: ClassVar[bool] = False
 
     @property
     def num_blocks(self) -> int:

@@ -205,7 +205,10 @@ class PostNorm(EncoderDecoder):
 
     def encode(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
         """Hidden states of the decoder, (B, T, D); see `EncoderDecoder.encode`."""
-        source = self._source(batch, cache)
+        return self._written(batch, self._source(batch, cache), cache)
+
+    def _written(self, batch: Batch, source: Source, cache: KVCache | None) -> Tensor:
+        """What the decoder makes of its batch beside a source, (B, T, D)."""
         mask, across = document_mask(batch.doc_ids, cache), source_mask(batch.doc_ids, source)
         x = self.decoder.begin(self._embedded(batch.input_ids), batch.position_ids)
         for block, seen in zip(self.decoder.layers, source.layers, strict=True):

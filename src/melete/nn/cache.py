@@ -17,14 +17,17 @@ class Source:
     Attributes:
         doc_ids: document of each position, int32 (R, S); 0 is padding.
         layers: keys and values for each layer, (R, H, S, K) each.
+        ids: the tokens, int64 (R, S), for a model that copies them.
     """
 
     doc_ids: Tensor
     layers: list[tuple[Tensor, Tensor]]
+    ids: Tensor | None = None
 
     def select(self, rows: Tensor) -> Source:
         """These rows, in this order."""
-        return Source(self.doc_ids[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
+        layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        return Source(self.doc_ids[rows], layers, None if self.ids is None else self.ids[rows])
 
 
 @dataclass

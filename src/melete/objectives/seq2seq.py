@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from melete.data.batch import Batch, Example, ExampleKey
@@ -63,6 +64,17 @@ def end_of(model: Network) -> int:
     return end
 
 
+def answer_loss(model: Network, hidden: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """The sum of the cross-entropy in nats, from what `encode` gives at each place: (N, ...) and int64 (N,)."""
+    if isinstance(model, EncoderDecoder) and model.mixes:  # all logits are held
+        logits = model.logits(hidden)
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    bias = model.head_bias if isinstance(model, EncoderDecoder) else None
+    weight: Tensor = model.head_weight  # pyright: ignore[reportAssignmentType]  # every head that writes has one
+    loss, _ = linear_cross_entropy(hidden, weight, labels, bias=bias, label_smoothing=label_smoothing)
+    return loss
+
+
 class SequenceToSequence(Objective):
     """Cross-entropy of each token of an answer, its end included, given the source and what precedes.
 
@@ -91,16 +103,10 @@ class SequenceToSequence(Objective):
 
     def forward(self, batch: Batch, ctx: Context) -> dict[str, Tensor]:
         """The sum of the cross-entropy in nats."""
-        hidden = self.model.encode(batch)  # (B, T, D)
         # Smoothing shapes training only: a validation loss stays a plain cross-entropy.
-        loss, _ = linear_cross_entropy(
-            hidden.flatten(0, 1),
-            self.model.head_weight,
-            batch.labels["seq2seq"].flatten(),
-            bias=self.model.head_bias,
-            label_smoothing=self.label_smoothing if self.training else 0.0,
-        )
-        return {"seq2seq": loss}
+        smoothing = self.label_smoothing if self.training else 0.0
+        hidden = self.model.encode(batch).flatten(0, 1)  # (B * T, D)
+        return {"seq2seq": answer_loss(self.model, hidden, batch.labels["seq2seq"].flatten(), smoothing)}
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """The float32 values by this objective's parameter names that `save` wrote."""

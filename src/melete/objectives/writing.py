@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from melete.data.batch import Batch, Example, ExampleKey
-from melete.models.base import EncoderDecoder, Network
+from melete.models.base import Network
 from melete.models.purpose import Purpose, write_purpose
-from melete.nn.functional import linear_cross_entropy
 from melete.objectives.base import Context
 from melete.objectives.craft import Craft, CraftedObjective, Lora
 from melete.objectives.labelled import divergence
-from melete.objectives.seq2seq import end_of, lay_out_pairs
+from melete.objectives.seq2seq import answer_loss, end_of, lay_out_pairs
 
 TERM = "seq2seq"
 
@@ -80,20 +79,14 @@ class Writing(CraftedObjective):
         smoothing = self.craft.label_smoothing if self.training else 0.0
         kept = batch.labels[TERM] != -100  # (B, T)
         labels = batch.labels[TERM][kept]  # (N,)
-        weight, bias = self._output()
         hidden = self.model.encode(batch)[kept]  # (N, D)
         if not self.training or not self.craft.r_drop:
-            loss, _ = linear_cross_entropy(hidden, weight, labels, bias=bias, label_smoothing=smoothing)
-            return {TERM: loss}
+            return {TERM: answer_loss(self.model, hidden, labels, smoothing)}
         # Two distributions are compared, so that here all logits are held.
-        passes = [F.linear(one, weight, bias).float() for one in (hidden, self.model.encode(batch)[kept])]
+        logits: Callable[[Tensor], Tensor] = self.model.logits  # pyright: ignore[reportAssignmentType]
+        passes = [logits(one).float() for one in (hidden, self.model.encode(batch)[kept])]
         losses = [F.cross_entropy(one, labels, label_smoothing=smoothing, reduction="sum") for one in passes]
         return {TERM: (losses[0] + losses[1]) / 2, "r_drop": divergence(*passes)}
-
-    def _output(self) -> tuple[Tensor, Tensor | None]:
-        """What turns hidden states into logits."""
-        bias = self.model.head_bias if isinstance(self.model, EncoderDecoder) else None
-        return self.model.head_weight, bias  # pyright: ignore[reportReturnType]  # every head that writes has one
 
     def take_figures(self) -> dict[str, float]:
         """What the examiner says; see `Objective.take_figures`."""
