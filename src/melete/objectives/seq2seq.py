@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from melete.data.batch import Batch, Example, ExampleKey
+from melete.data.batch import Batch, Example, ExampleKey, padded
 from melete.errors import InputError
 from melete.models.base import EncoderDecoder, Network
 from melete.models.checkpoint import load_encoder_decoder
@@ -40,14 +39,12 @@ def lay_out_pairs(model: Network, pairs: Sequence[Pair], end: int, term: str) ->
         begun = [np.append(model.config.decoder_start_token_id, pair.target) for pair in pairs]
     else:
         begun = [np.append(source, pair.target) for source, pair in zip(sources, pairs, strict=True)]
-    batch = Batch.from_rows([torch.from_numpy(row) for row in begun], pad_id)
-    labels = torch.full_like(batch.input_ids, -100)
-    for row, answer, read in zip(labels, answers, begun, strict=True):
-        row[len(read) - len(answer) : len(read)] = torch.from_numpy(answer)
-    batch = replace(batch, labels={term: labels})
+    silent = [np.full(len(read) - len(answer), -100) for read, answer in zip(begun, answers, strict=True)]
+    labels, _ = padded([np.concatenate(both) for both in zip(silent, answers, strict=True)], -100)
+    batch = replace(Batch.from_rows(begun, pad_id), labels={term: labels})
     if not isinstance(model, EncoderDecoder):
         return batch
-    return replace(batch, source=Batch.from_rows([torch.from_numpy(row) for row in sources], pad_id))
+    return replace(batch, source=Batch.from_rows(sources, pad_id))
 
 
 def end_of(model: Network) -> int:
