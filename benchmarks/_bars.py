@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def run(command: list[str], scratch: Path) -> tuple[dict[str, Any], float]:
     begun = time.monotonic()
     done = subprocess.run(command, cwd=scratch, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout), time.monotonic() - begun
+
+
+@cache
+def read_first(recipe: Path, scratch: Path) -> float:
+    """Pretrain by a recipe, once for all that goes on from it; the seconds it took."""
+    return run([*MELETE, "train", str(recipe), "--json"], scratch)[1]
 
 
 def passes(what: str, *tests: str) -> Bar:

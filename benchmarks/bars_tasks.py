@@ -11,11 +11,11 @@ the linear column of the same run; and the figure itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from _bars import MELETE, ROOT, Bar, main, run
+from _bars import MELETE, ROOT, Bar, main, read_first, run
 from melete import config as configs
 
 HALF = ("trec", "ag_news", "ud_english_ewt", "resume_ner", "chnsenticorp")
@@ -51,17 +51,11 @@ PROMISES = {
 }
 
 
-@cache
-def read(language: str, scratch: Path) -> float:
-    """Pretrain on the text of a language; the seconds it took."""
-    recipe = ROOT / "recipes" / language / "pretrain.toml"
-    return run([*MELETE, "train", str(recipe), "--json"], scratch)[1]
-
-
 def task(name: str, scratch: Path) -> list[Bar]:
     """The bars of a set."""
     promise, recipe = PROMISES[name], ROOT / "recipes" / name / "finetune.toml"
-    reading = read(Path(configs.load(recipe).model.source).name, scratch)
+    language = Path(configs.load(recipe).model.source).name
+    reading = read_first(ROOT / "recipes" / language / "pretrain.toml", scratch)
     card, tuning = run([*MELETE, "train", str(recipe), "--json"], scratch)
     metric, (model, *baselines) = card["metric"], card["table"]
     linear = max(baselines, key=lambda row: row[metric])
