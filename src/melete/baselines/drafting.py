@@ -19,9 +19,8 @@ class NGramDrafter:
 
     def __init__(self, ngram: NGram) -> None:
         self._ngram = ngram
-        self._newest: tuple[
-            int, ...
-        ] = ()  # indices of the n-grams that end with the newest token, shortest first
+        # Indices of the n-grams that end with the newest token, shortest first.
+        self._newest: tuple[int, ...] = ()
         self._followers: dict[tuple[int, ...], tuple[int, tuple[int, ...]] | None] = {}
 
     def push(self, token: int) -> None:

@@ -8,9 +8,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from melete.errors import InputError
 from melete.models import postnorm
-from melete.models.base import Head
+from melete.models.base import Head, refuse_scaling
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.models.postnorm import OutputBias, PostNorm, PostNormConfig
 from melete.nn.embedding import Embedding
@@ -112,8 +111,7 @@ def resize_context(
     config: Config, state: dict[str, Tensor], length: int, scaling: str | None
 ) -> tuple[Config, dict[str, Tensor]]:
     """The same weights for a context of `length`: learned positions are interpolated, or cut."""
-    if scaling is not None:
-        raise InputError(f"BART has no rotary positions to scale by {scaling!r}", do="leave rope_scaling out")
+    refuse_scaling("BART", scaling)
     state = dict(state)
     for name in ("encoder.positions.table.weight", "decoder.positions.table.weight"):
         unused, table = state[name].tensor_split([_FIRST])

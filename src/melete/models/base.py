@@ -156,6 +156,18 @@ class Output(Linear):
         return super().forward(F.dropout(input, self.dropout, self.training))
 
 
+def refuse_scaling(who: str, scaling: str | None) -> None:
+    """For families whose context is resized without rotary positions.
+
+    Raises:
+        InputError: somebody asks to stretch them.
+    """
+    if scaling is not None:
+        raise InputError(
+            f"{who} has no rotary positions to scale by {scaling!r}", do="leave rope_scaling out"
+        )
+
+
 def label_output(config: ModelConfig) -> nn.Module:
     """A score for each label."""
     return Output(config, len(config.labels))

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.errors import InputError
-from melete.models.base import Count, Encoder, EncoderConfig, Head, Share, label_output, span_output
+from melete.models.base import (
+    Count,
+    Encoder,
+    EncoderConfig,
+    Head,
+    Share,
+    label_output,
+    refuse_scaling,
+    span_output,
+)
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, mutual_mask
 from melete.nn.dropout import Dropout
@@ -325,8 +333,7 @@ def resize_context(
     config: Config, state: dict[str, Tensor], length: int, scaling: str | None
 ) -> tuple[Config, dict[str, Tensor]]:
     """The same weights for a context of `length`: learned positions are interpolated, or cut."""
-    if scaling is not None:
-        raise InputError(f"BERT has no rotary positions to scale by {scaling!r}", do="leave rope_scaling out")
+    refuse_scaling("BERT", scaling)
     name = "embeddings.position.weight"
     state = {**state, name: resized_positions(state[name], length)}
     return msgspec.structs.replace(config, max_position_embeddings=length), state

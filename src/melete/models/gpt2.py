@@ -8,8 +8,16 @@ import msgspec
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.errors import InputError
-from melete.models.base import Count, Decoder, DecoderConfig, Head, Output, label_output, span_output
+from melete.models.base import (
+    Count,
+    Decoder,
+    DecoderConfig,
+    Head,
+    Output,
+    label_output,
+    refuse_scaling,
+    span_output,
+)
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
 from melete.nn.attention import Mask, attention, document_mask
 from melete.nn.cache import KVCache
@@ -262,10 +270,7 @@ def resize_context(
     config: Config, state: dict[str, Tensor], length: int, scaling: str | None
 ) -> tuple[Config, dict[str, Tensor]]:
     """The same weights for a context of `length`: learned positions are interpolated, or cut."""
-    if scaling is not None:
-        raise InputError(
-            f"GPT-2 has no rotary positions to scale by {scaling!r}", do="leave rope_scaling out"
-        )
+    refuse_scaling("GPT-2", scaling)
     name = "position_embeddings.weight"
     state = {**state, name: resized_positions(state[name], length)}
     return msgspec.structs.replace(config, max_position_embeddings=length), state

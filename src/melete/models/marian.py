@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 from torch import Tensor, nn
 
-from melete.errors import InputError
 from melete.models import postnorm
-from melete.models.base import Head
+from melete.models.base import Head, refuse_scaling
 from melete.models.keymap import ConfigTable, KeyTable
 from melete.models.postnorm import OutputBias, PostNorm, PostNormConfig
 from melete.nn.positions import Sinusoids
@@ -115,8 +114,5 @@ def resize_context(
     config: Config, state: dict[str, Tensor], length: int, scaling: str | None
 ) -> tuple[Config, dict[str, Tensor]]:
     """The same weights for a context of `length`: fixed positions reach as far as one likes."""
-    if scaling is not None:
-        raise InputError(
-            f"Marian has no rotary positions to scale by {scaling!r}", do="leave rope_scaling out"
-        )
+    refuse_scaling("Marian", scaling)
     return msgspec.structs.replace(config, max_position_embeddings=length), state

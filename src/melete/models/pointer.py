@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.errors import InputError
 from melete.models import marian, postnorm
 from melete.models.base import Head
 from melete.models.keymap import ConfigTable, KeyTable, with_bias
@@ -114,13 +113,4 @@ CONFIG_KEYS = ConfigTable("pointer", names=tuple((name, name) for name in _FIELD
 
 INITIALISATION = "xavier"
 
-
-def resize_context(
-    config: Config, state: dict[str, Tensor], length: int, scaling: str | None
-) -> tuple[Config, dict[str, Tensor]]:
-    """The same weights for a context of `length`; see `marian.resize_context`."""
-    if scaling is not None:
-        raise InputError(
-            f"there are no rotary positions to scale by {scaling!r}", do="leave rope_scaling out"
-        )
-    return marian.resize_context(config, state, length, None)
+resize_context = marian.resize_context

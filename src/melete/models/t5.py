@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melete.data.batch import Batch
-from melete.errors import InputError
-from melete.models.base import Count, EncoderDecoder, EncoderDecoderConfig, Head
+from melete.models.base import Count, EncoderDecoder, EncoderDecoderConfig, Head, refuse_scaling
 from melete.models.keymap import ConfigTable, KeyTable
 from melete.nn.attention import Mask, attention, document_mask, mutual_mask, source_mask
 from melete.nn.cache import KVCache, Source
@@ -401,6 +400,5 @@ def resize_context(
     config: Config, state: dict[str, Tensor], length: int, scaling: str | None
 ) -> tuple[Config, dict[str, Tensor]]:
     """The same weights for a context of `length`: beyond the furthest bucket distances are all alike."""
-    if scaling is not None:
-        raise InputError(f"T5 has no rotary positions to scale by {scaling!r}", do="leave rope_scaling out")
+    refuse_scaling("T5", scaling)
     return msgspec.structs.replace(config, max_position_embeddings=length), state

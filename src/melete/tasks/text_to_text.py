@@ -230,9 +230,8 @@ class TextToText(SourcePredictor):
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             num_beams=self.beams,
             length_penalty=self.length_penalty,
-            coverage_penalty=self.coverage_penalty
-            if self.beams > 1
-            else 0.0,  # one has none to be compared with
+            # One beam has none to be compared with.
+            coverage_penalty=self.coverage_penalty if self.beams > 1 else 0.0,
             num_beam_groups=self.beam_groups,
             diversity_penalty=self.diversity_penalty or (_USUAL_DIVERSITY if self.beam_groups > 1 else 0.0),
             required_ids=self._required,
