@@ -26,23 +26,35 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.shape, ctx.biased = x.shape, bias is not None
+        x = _rounded(x.reshape(-1, x.shape[-1]))  # (N, inputs)
         ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight, bias)[: ctx.shape[:-1].numel()].view(*ctx.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
-        outputs, inputs = weight.shape
-        slopes = upstream[0].reshape(-1, outputs).contiguous()  # (N, outputs)
-        dx = (slopes @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
+        outputs = weight.shape[0]
+        slopes = _rounded(upstream[0].reshape(-1, outputs).contiguous())  # (N, outputs)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (slopes @ weight)[: ctx.shape[:-1].numel()].view(ctx.shape)
         if not any(ctx.needs_input_grad[1:]):
             return dx, None, None
         turned = slopes.new_empty(outputs, slopes.shape[0])
         dbias = slopes.new_empty(outputs) if ctx.biased else None
         native.call("turn_all", slopes, turned, dbias, slopes.shape[0], outputs)
-        return dx, turned @ x.reshape(-1, inputs), dbias
+        return dx, turned @ x, dbias
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Rows of 0 after the last, up to a multiple of a tile: products prepare themselves for each new number of rows.
+
+    In oneDNN that takes a millisecond or more, and of ragged batches hardly two are alike.
+    """
+    more = -len(x) % _TILE
+    return F.pad(x, (*(0, 0) * (x.dim() - 1), 0, more)) if more else x
 
 
 class Activation(torch.autograd.Function):
@@ -291,8 +303,10 @@ class CrossEntropy(torch.autograd.Function):
         uniform: Tensor | None,
         grad: bool,
     ) -> tuple[Tensor, Tensor]:
-        hidden, weight = hidden.contiguous(), weight.contiguous()
         count, vocabulary = hidden.shape[0], weight.shape[0]
+        # Rows of 0 add nothing to the slopes of the weight; of the other results theirs are left out.
+        hidden, labels, weight = _rounded(hidden.contiguous()), _rounded(labels), weight.contiguous()
+        uniform = None if uniform is None else _rounded(uniform)
         wants = tuple(grad and need for need in ctx.needs_input_grad[:3])
         slopes_wanted = any(wants) or uniform is not None
         loss = hidden.new_zeros((), dtype=torch.float32)
@@ -301,7 +315,7 @@ class CrossEntropy(torch.autograd.Function):
         d_weight = d_bias = None
         rows = max(_TILE, min(_BLOCK_ROWS, _BLOCK_NUMBERS // vocabulary))
         for start in range(0, count, rows):
-            here = slice(start, start + rows)
+            here, real = slice(start, start + rows), min(rows, count - start)
             block, target = hidden[here], labels[here].contiguous()  # (N', D), (N',)
             logits = weight @ block.t()  # (V, N')
             turned = _spread(len(block), vocabulary, logits) if slopes_wanted else None
@@ -312,15 +326,15 @@ class CrossEntropy(torch.autograd.Function):
                 *(logits, bias, target, turned, losses, bound, drawn[here]),
                 *(vocabulary, len(block), vocabulary + _SPREAD, smoothing),
             )
-            loss += losses.sum()
+            loss += losses[:real].sum()
             if d_hidden is not None and turned is not None:
                 torch.mm(turned[:, :vocabulary], weight, out=d_hidden[here])
             if wants[1]:
                 d_weight = _added(d_weight, logits @ block)
             if wants[2]:
-                d_bias = _added(d_bias, logits.sum(1, dtype=torch.float32))
-        ctx.wants = wants
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+                d_bias = _added(d_bias, logits[:, :real].sum(1, dtype=torch.float32))
+        ctx.save_for_backward(None if d_hidden is None else d_hidden[:count], d_weight, d_bias)
+        drawn = drawn[:count]
         ctx.mark_non_differentiable(drawn)
         return loss, drawn
 
