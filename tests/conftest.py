@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,22 @@ from launcher import Launcher
 # The peers read folders of ours, never the network. Their library looks at this once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Runs compute with torch alone: else each test with a cache of its own would compile the kernels for it.
-os.environ["CC"] = "no-compiler"
+os.environ["CC"] = os.environ["CXX"] = "no-compiler"
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """The C++ code that `library(folder)` compiles, for tests of it; those of others do without."""
+    folder = tmp_path_factory.mktemp("native")
+
+    def compiled(library: Callable[[Path], Any]) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("CXX")
+            if (found := library(folder)) is None:
+                pytest.skip("no C++ compiler, or a processor without AVX-512")
+        return found
+
+    return compiled
 
 
 @pytest.fixture(scope="session")

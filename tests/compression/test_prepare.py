@@ -23,10 +23,9 @@ from melete.nn.kernels import library
 
 
 @pytest.fixture(scope="module", params=sorted(kit.SIZES))
-def pair(request, tmp_path_factory) -> tuple[Decoder, NarrowDecoder]:
+def pair(request, kernels) -> tuple[Decoder, NarrowDecoder]:
     """A model, and the same in 8 bits by compiled code."""
-    if (compiled := library(tmp_path_factory.mktemp("native"))) is None:
-        pytest.skip("no C++ compiler, or a processor without AVX-512 VNNI")
+    compiled = kernels(library)
     model = kit.tiny_network(request.param, "text-generation", seed=5)
     assert isinstance(model, Decoder)
     model.eval()

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from melete.generation.branches import BranchReading
+from melete.generation.compiled import CompiledReading, writer_of
 from melete.generation.reading import Reading, WritingModel, checked_prompts, checked_sources, fitting
 from melete.generation.requirements import Progress, Requirements
 from melete.generation.rules import Rules
 from melete.generation.settings import GenerationSettings
 from melete.generation.text import Decodes, Piece, TextStream
 from melete.models.base import Network
+from melete.models.postnorm import PostNorm
 
 # Beams of a prompt start out equal, and all but one so unlikely that none of them is chosen while that one has heirs.
 _UNLIKELY = -1e9
@@ -103,9 +105,18 @@ class BeamSearch:
         self._settings = settings = fitting(model, prompts, settings, bool(sources))
         self._tokenizer, self._beams = tokenizer, settings.num_beams
         self._size = self._beams // settings.num_beam_groups  # of a group
+        self._width = self._size * (1 + len(settings.eos_ids))  # of its candidates: all its beams may go on
+        # Whether it takes more than the best tokens of each row to choose.
+        self._competing = settings.num_beam_groups > 1 or bool(settings.required_ids)
         rows = [prompt for prompt in prompts for _ in range(self._beams)]
         watch = settings.coverage_penalty > 0
-        if isinstance(model, Network) and model.branching:
+        writer = None if watch or len({len(prompt) for prompt in prompts}) != 1 else writer_of(model)
+        if writer is not None:
+            assert isinstance(model, PostNorm)
+            self._reading = CompiledReading(
+                writer, model, prompts, settings.max_new_tokens, sources, self._beams
+            )
+        elif isinstance(model, Network) and model.branching:
             self._reading = BranchReading(
                 model, prompts, settings.max_new_tokens, sources, self._beams, watch
             )
@@ -131,11 +142,17 @@ class BeamSearch:
 
     def step(self) -> list[Piece]:
         """One forward pass; the answers to the prompts that it finished."""
-        log_probabilities = self._rules(self._reading.next_logits().log_softmax(-1))  # (R * n, V)
         self._added += 1
-        if self._settings.coverage_penalty:
-            self._cover()
-        going_on = self._in_groups(log_probabilities.unflatten(0, (-1, self._beams)))
+        forbidden = None if self._competing else self._rules.forbidden
+        if isinstance(self._reading, CompiledReading) and forbidden is not None:
+            scores, tokens = self._reading.best(min(self._width, self._reading.vocab_size), forbidden)
+            found = zip(self._growing, self._merged(scores, scores, tokens, 0), strict=True)
+            going_on = [self._sort(prompt.groups[0], candidates) for prompt, candidates in found]
+        else:
+            log_probabilities = self._rules(self._reading.next_logits().log_softmax(-1))  # (R * n, V)
+            if self._settings.coverage_penalty:
+                self._cover()
+            going_on = self._in_groups(log_probabilities.unflatten(0, (-1, self._beams)))
         kept: list[_Candidate] = []
         growing, done = [], []
         for prompt, candidates in zip(self._growing, going_on, strict=True):
@@ -160,19 +177,18 @@ class BeamSearch:
             else:
                 found = self._candidates(log_probabilities[:, here], here.start, said)
             for prompt, candidates, own, tokens in zip(self._growing, found, going_on, said, strict=True):
-                group = prompt.groups[number]
-                chosen = self._sort(group, candidates)
+                was_done = prompt.groups[number].done
+                chosen = self._sort(prompt.groups[number], candidates)
                 own += chosen
-                if not group.done:
+                if not was_done:
                     # In the last step nothing goes on, and what ends is said.
                     tokens += [candidate.token for candidate in chosen or candidates[: self._size]]
-                    group.done = self._is_done(group, chosen)
         return going_on
 
     def _candidates(
         self, log_probabilities: Tensor, first: int, said: list[list[int]]
     ) -> list[list[_Candidate]]:
-        """The best continuations of a group of each prompt, best first: enough that all its beams may go on.
+        """The best continuations of a group of each prompt, best first.
 
         Args:
             log_probabilities: of the group, (R, size, V).
@@ -180,7 +196,6 @@ class BeamSearch:
             said: tokens that earlier groups of each prompt chose at this place.
         """
         prompts, size, vocab_size = log_probabilities.shape
-        width = size * (1 + len(self._settings.eos_ids))
         rows = log_probabilities.flatten(0, 1)
         if self._settings.diversity_penalty and any(said):
             counts = torch.zeros(prompts, vocab_size, device=rows.device)
@@ -188,17 +203,27 @@ class BeamSearch:
                 count += torch.tensor(tokens, device=rows.device).bincount(minlength=vocab_size)
             rows = rows - self._settings.diversity_penalty * counts.repeat_interleave(size, 0)
         # Of each row first: less to sort, and no sums for tokens that are far behind.
-        scores, tokens = largest(rows, min(width, vocab_size))  # (R * size, width)
-        true = log_probabilities.flatten(0, 1).gather(1, tokens)
-        so_far = torch.tensor(self._scores, device=rows.device).view(prompts, -1)[:, first : first + size]
-        scores += so_far.reshape(-1, 1)
-        true += so_far.reshape(-1, 1)
-        places = scores.view(prompts, -1).topk(min(width, size * scores.shape[1])).indices  # (R, width)
-        beams = torch.arange(prompts, device=rows.device)[:, None] * self._beams + first
-        numbers = places // tokens.shape[1] + beams
-        columns = (part.view(prompts, -1).gather(1, places) for part in (true, tokens))
-        true, tokens = columns
-        lists = zip(true.tolist(), numbers.tolist(), tokens.tolist(), strict=True)
+        scores, tokens = largest(rows, min(self._width, vocab_size))  # (R * size, width)
+        return self._merged(scores, log_probabilities.flatten(0, 1).gather(1, tokens), tokens, first)
+
+    def _merged(
+        self, scores: Tensor, log_probabilities: Tensor, tokens: Tensor, first: int
+    ) -> list[list[_Candidate]]:
+        """The best continuations of a group of each prompt out of the best of each row, (R * size, width) all.
+
+        Args:
+            scores: what decides, where that is not the log-probabilities.
+            first: the first beam of the group.
+        """
+        prompts, width = len(self._growing), tokens.shape[1]
+        size = len(tokens) // prompts
+        so_far = torch.tensor(self._scores, device=tokens.device).view(prompts, -1)[:, first : first + size]
+        order = (scores + so_far.reshape(-1, 1)).view(prompts, -1)  # (R, size * width)
+        places = order.topk(min(self._width, size * width)).indices  # (R, width)
+        rows = places // width + torch.arange(prompts, device=places.device)[:, None] * self._beams + first
+        true, tokens = (part.view(prompts, -1).gather(1, places) for part in (log_probabilities, tokens))
+        true = so_far.gather(1, places // width) + true
+        lists = zip(true.tolist(), rows.tolist(), tokens.tolist(), strict=True)
         return [[_Candidate(*one) for one in zip(*column, strict=True)] for column in lists]
 
     def _required(self, log_probabilities: Tensor) -> list[list[_Candidate]]:
@@ -246,7 +271,7 @@ class BeamSearch:
         return [*banks.get(whole + 1, [])[: self._beams], *going_on]
 
     def _sort(self, group: _Group, candidates: list[_Candidate]) -> list[_Candidate]:
-        """Note what ended; what goes on, best first."""
+        """Note what ended, and whether that was all; what goes on, best first."""
         last = self._added == self._settings.max_new_tokens
         going_on = []
         for rank, candidate in enumerate(candidates):
@@ -258,7 +283,9 @@ class BeamSearch:
                 group.ended.append(Hypothesis(tokens, score))
         group.ended.sort(key=lambda answer: -answer.score)
         del group.ended[self._size :]
-        return going_on[: self._size]
+        going_on = going_on[: self._size]
+        group.done = group.done or self._is_done(group, going_on)
+        return going_on
 
     def _is_done(self, group: _Group, going_on: list[_Candidate]) -> bool:
         if not going_on:  # every one has the most tokens it may have

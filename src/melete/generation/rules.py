@@ -99,13 +99,28 @@ class Rules:
                 history[row, self._length - len(prompt) : self._length] = torch.as_tensor(prompt)
             self._history = history.to(device)
 
+    @property
+    def forbidden(self) -> list[int] | None:
+        """Tokens that must not come next, where that is all these rules say of it; else None."""
+        s = self._settings
+        remember = (self._seen, self._counts, self._history)
+        if self._forced is not None or any(state is not None for state in remember):
+            return None
+        return [*s.forbidden_ids, *(s.eos_ids if self._step < s.min_new_tokens else ())]
+
+    @property
+    def _forced(self) -> int | None:
+        """The one token that must come next."""
+        s = self._settings
+        if self._step < len(s.forced_ids):
+            return s.forced_ids[self._step]
+        return s.eos_ids[0] if s.forced_eos and self._step == s.max_new_tokens - 1 else None
+
     def __call__(self, scores: Tensor) -> Tensor:
         """Scores of the next token of each row by these rules, (B, V)."""
         s = self._settings
-        if self._step < len(s.forced_ids):
-            return only(scores, s.forced_ids[self._step])
-        if s.forced_eos and self._step == s.max_new_tokens - 1:
-            return only(scores, s.eos_ids[0])
+        if self._forced is not None:
+            return only(scores, self._forced)
         if self._seen is not None:
             scores = repetition_penalty(scores, self._seen, s.repetition_penalty)
         if self._counts is not None:

@@ -207,10 +207,14 @@ class PostNorm(EncoderDecoder):
         """Hidden states of the decoder, (B, T, D); see `EncoderDecoder.encode`."""
         return self._written(batch, self._source(batch, cache), cache)
 
+    def begin(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Tokens as the first layer of the decoder reads them, (B, T, D)."""
+        return self.decoder.begin(self._embedded(input_ids), position_ids)
+
     def _written(self, batch: Batch, source: Source, cache: KVCache | None) -> Tensor:
         """What the decoder makes of its batch beside a source, (B, T, D)."""
         mask, across = document_mask(batch.doc_ids, cache), source_mask(batch.doc_ids, source)
-        x = self.decoder.begin(self._embedded(batch.input_ids), batch.position_ids)
+        x = self.begin(batch.input_ids, batch.position_ids)
         for block, seen in zip(self.decoder.layers, source.layers, strict=True):
             x = block(x, mask, seen, across, cache)
         if cache is not None:

@@ -91,19 +91,24 @@ def library(folder: Path) -> Any:
     Args:
         folder: where the library is kept, by what it was made of and for.
     """
+    found = loaded(_SOURCE, folder, "avx512_vnni")
+    if found is not None:
+        found.linear.argtypes = [_POINTER, _POINTER, _NUMBER, _POINTER]
+        found.encode.argtypes = [_POINTER, _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 4]
+        found.linear.restype = found.encode.restype = None
+    return found
+
+
+def loaded(source: Path, folder: Path, needs: str) -> Any:
+    """What a source in C++ becomes, kept in the folder; None without a compiler, or a processor that `needs` this."""
     compiler = shutil.which(os.environ.get("CXX") or "c++")
     cpuinfo = Path("/proc/cpuinfo")
-    if compiler is None or not cpuinfo.is_file() or "avx512_vnni" not in cpuinfo.read_text("utf-8"):
+    if compiler is None or not cpuinfo.is_file() or needs not in cpuinfo.read_text("utf-8"):
         return None
     try:
-        path = built(_SOURCE, _FLAGS, folder, compiler)
+        return ctypes.CDLL(str(built(source, _FLAGS, folder, compiler)))
     except (OSError, subprocess.CalledProcessError):
         return None
-    found = ctypes.CDLL(str(path))
-    found.linear.argtypes = [_POINTER, _POINTER, _NUMBER, _POINTER]
-    found.encode.argtypes = [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER, _POINTER, _POINTER]
-    found.linear.restype = found.encode.restype = None
-    return found
 
 
 class PackedLinear:
