@@ -32,7 +32,7 @@ check: $(VENV)/installed-dev ## formatting, lint, types
 docs: $(VENV)/installed ## write the pages that are made from the code
 	$(BIN)/python tools/cli_reference.py
 
-bench: $(VENV)/installed-dev ## measure the parts, each beside a peer
+bench: $(VENV)/installed-bench ## measure the parts, each beside a peer
 	@for file in $(filter-out benchmarks/bars_%,$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
@@ -45,13 +45,13 @@ bars-encoders: $(VENV)/installed-dev ## re-run the measured promises of the enco
 bars-tasks: $(VENV)/installed-dev ## re-run the measured promises of fine-tuning, a chosen half (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_tasks.py $(ARGS)
 
-bars-speed: $(VENV)/installed-dev ## re-run the measured promises of speed (up to 75 minutes)
+bars-speed: $(VENV)/installed-bench ## re-run the measured promises of speed (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_speed.py $(ARGS)
 
-bars-seq2seq: $(VENV)/installed-dev ## re-run the measured promises of translation: Multi30k and decoding (up to 75 minutes)
+bars-seq2seq: $(VENV)/installed-bench ## re-run the measured promises of translation: Multi30k and decoding (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_seq2seq.py $(ARGS)
 
-# An environment of our own. The stamps are older than pyproject.toml exactly when it has changed since.
+# An environment of our own. The stamps are older than the file they stand for exactly when it has changed since.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -65,3 +65,7 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[dev]'
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: benchmarks/requirements.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install -r benchmarks/requirements.txt
+	@touch $@

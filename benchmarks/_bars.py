@@ -22,7 +22,11 @@ MELETE = [sys.executable, "-m", "melete"]
 
 @dataclass(frozen=True)
 class Bar:
-    """One promise: what was asked, what was measured, and whether that is enough."""
+    """One promise: what was asked, what was measured, and whether that is enough.
+
+    Attributes:
+        asked: empty = nothing, the figure is only told.
+    """
 
     what: str
     asked: str
@@ -75,8 +79,8 @@ def main(
             begun = time.monotonic()
             for bar in bars[name](Path(folder)):
                 kept &= bar.met
-                print(
-                    f"{'met ' if bar.met else 'MISSED'}  {bar.what}: {bar.got}, asked {bar.asked}", flush=True
-                )
+                verdict = ("met   " if bar.met else "MISSED") if bar.asked else ""
+                asked = f", asked {bar.asked}" if bar.asked else ""
+                print(f"{verdict:6}  {bar.what}: {bar.got}{asked}", flush=True)
             print(f"        ({name}: {time.monotonic() - begun:.0f} s)", flush=True)
     sys.exit(not kept)

@@ -1,19 +1,25 @@
-"""Beam search beside `transformers.generate`, on the same weights: sentences a second, and whether all texts are equal.
+"""Beam search beside `transformers.generate` and CTranslate2, on the same weights: sentences a second, and equal texts.
 
 python benchmarks/seq2seq_decoding.py runs/multi30k                  # its held-out texts, 5 beams, batches of 32
 python benchmarks/seq2seq_decoding.py                                # of a model that learns for a minute first
 
 Each side is a process of its own; they take turns over batches of like lengths. Tokenizing and detokenizing count.
+CTranslate2 ends a search once as many answers have ended as there are beams, ours and `transformers` once none can get
+better: with a patience of 2 it waits for twice as many, and finds the same texts. Needs benchmarks/requirements.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from _bars import MELETE, ROOT, run
@@ -22,14 +28,17 @@ from melete import api
 from melete.data.labelled.rows import WrittenRow
 from melete.data.labelled.sets import load_labelled
 from melete.data.readers import Row
+from melete.machine import usable_cores
 from melete.models.checkpoint import locate
+from melete.nn.positions import sinusoids
 from melete.tasks.text_to_text import TextToText
 
 ROUNDS = 4
 
 
-def ours(turns: Turns, folder: str, batches: list[list[str]], beams: int, out: str) -> None:
-    """Melete."""
+def melete(turns: Turns, folder: str, batches: list[list[str]], beams: int, out: str) -> None:
+    """Ours."""
+    torch.set_num_threads(usable_cores())
     predictor: TextToText = api.load(folder, device="cpu").with_settings(beams=beams, long="cut")
 
     def write(texts: list[str]) -> list[str]:
@@ -40,13 +49,14 @@ def ours(turns: Turns, folder: str, batches: list[list[str]], beams: int, out: s
     _work(turns, write, batches, out)
 
 
-def theirs(turns: Turns, folder: str, batches: list[list[str]], beams: int, out: str) -> None:
-    """transformers."""
-    import transformers
+def transformers(turns: Turns, folder: str, batches: list[list[str]], beams: int, out: str) -> None:
+    """`generate` of transformers."""
+    import transformers as peer
 
-    transformers.logging.set_verbosity_error()
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    torch.set_num_threads(usable_cores())
+    peer.logging.set_verbosity_error()
+    model = peer.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    tokenizer = peer.AutoTokenizer.from_pretrained(folder)
 
     def write(texts: list[str]) -> list[str]:
         read = tokenizer(
@@ -57,6 +67,105 @@ def theirs(turns: Turns, folder: str, batches: list[list[str]], beams: int, out:
         return [text.strip() for text in tokenizer.batch_decode(found, skip_special_tokens=True)]
 
     _work(turns, write, batches, out)
+
+
+def ctranslate2(
+    turns: Turns, folder: str, batches: list[list[str]], beams: int, out: str, precision: str, patience: int
+) -> None:
+    """CTranslate2, with the tokenizer of `transformers`; its tokens are the numbers of ours."""
+    from transformers import AutoTokenizer
+
+    peer: Any = importlib.import_module("ctranslate2")  # not among what is checked with
+    with tempfile.TemporaryDirectory() as converted:
+        _convert(Path(folder), converted)
+        model = peer.Translator(converted, compute_type=precision, intra_threads=usable_cores())
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    fixed = {"beam_size": beams, "patience": patience, "max_decoding_length": _longest(folder)}
+
+    def write(texts: list[str]) -> list[str]:
+        read = tokenizer(texts, truncation=True)["input_ids"]
+        found = model.translate_batch([[str(token) for token in row] for row in read], **fixed)
+        rows = [[int(token) for token in each.hypotheses[0]] for each in found]
+        return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+    _work(turns, write, batches, out)
+
+
+def _longest(folder: str) -> int:
+    """Tokens of an answer, as the model's own settings have it."""
+    return json.loads((Path(folder) / "generation_config.json").read_text("utf-8"))["max_new_tokens"]
+
+
+def _convert(folder: Path, target: str) -> None:
+    """A Marian model as CTranslate2 reads it, weights handed over by name."""
+    from safetensors.numpy import load_file
+
+    specs: Any = importlib.import_module("ctranslate2.specs")
+    weights = {name.removeprefix("model."): x for name, x in load_file(folder / "model.safetensors").items()}
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["model_type"] == "marian", "only Marian's weights are handed over"
+    spec = specs.TransformerSpec.from_config(
+        (config["encoder_layers"], config["decoder_layers"]),
+        config["encoder_attention_heads"],
+        pre_norm=False,
+        activation=getattr(specs.common_spec.Activation, config["activation_function"].upper()),
+    )
+    spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = weights["shared.weight"]
+    spec.decoder.projection.weight = weights["shared.weight"]
+    spec.decoder.projection.bias = weights["final_logits_bias"][0]
+    positions = sinusoids(config["max_position_embeddings"], config["d_model"]).numpy()
+    for name, side in (("encoder", spec.encoder), ("decoder", spec.decoder)):
+        side.scale_embeddings = config["d_model"] ** 0.5 if config["scale_embedding"] else 1.0
+        side.position_encodings.encodings = positions
+        for i, layer in enumerate(side.layer):
+            for parts, target_part in _parts(layer):
+                names = [f"{name}.layers.{i}.{part}" for part in parts]
+                weight, bias = (
+                    np.concatenate([weights[f"{each}.{kind}"] for each in names])
+                    for kind in ("weight", "bias")
+                )
+                if hasattr(target_part, "gamma"):
+                    target_part.gamma, target_part.beta = weight, bias
+                else:
+                    target_part.weight, target_part.bias = weight, bias
+    tokens = [str(token) for token in range(config["vocab_size"])]
+    spec.register_source_vocabulary(tokens)
+    spec.register_target_vocabulary(tokens)
+    spec.config.bos_token = spec.config.unk_token = spec.config.eos_token = str(config["eos_token_id"])
+    spec.config.decoder_start_token = str(config["decoder_start_token_id"])
+    spec.validate()
+    spec.optimize()
+    spec.save(target)
+
+
+def _parts(layer: Any) -> list[tuple[list[str], Any]]:
+    """The names of what each part of a layer is joined from."""
+    own = layer.self_attention
+    found = [
+        (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], own.linear[0]),
+        (["self_attn.out_proj"], own.linear[1]),
+        (["self_attn_layer_norm"], own.layer_norm),
+        (["fc1"], layer.ffn.linear_0),
+        (["fc2"], layer.ffn.linear_1),
+        (["final_layer_norm"], layer.ffn.layer_norm),
+    ]
+    if hasattr(layer, "attention"):  # of a decoder, to the source
+        found += [
+            (["encoder_attn.q_proj"], layer.attention.linear[0]),
+            (["encoder_attn.k_proj", "encoder_attn.v_proj"], layer.attention.linear[1]),
+            (["encoder_attn.out_proj"], layer.attention.linear[2]),
+            (["encoder_attn_layer_norm"], layer.attention.layer_norm),
+        ]
+    return found
+
+
+ALWAYS: dict[str, Callable[..., None]] = {"melete": melete, "transformers": transformers}
+SIDES: dict[str, Callable[..., None]] = {
+    "ctranslate2 float32": partial(ctranslate2, precision="float32", patience=1),
+    "ctranslate2 int8": partial(ctranslate2, precision="int8", patience=1),
+    "ctranslate2 float32, patience 2": partial(ctranslate2, precision="float32", patience=2),
+    "ctranslate2 int8, patience 2": partial(ctranslate2, precision="int8", patience=2),
+}
 
 
 def _work(turns: Turns, write: Any, batches: list[list[str]], out: str) -> None:
@@ -71,35 +180,41 @@ def _work(turns: Turns, write: Any, batches: list[list[str]], out: str) -> None:
         number += 1
 
 
-def compared(folder: str, data: str, rows: int, batch: int, beams: int) -> dict[str, Any]:
-    """Sentences a second of both sides, and how many texts are equal."""
+def compared(
+    folder: str, data: str, rows: int, batch: int, beams: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Sentences a second of ours, of `transformers` and of the sides named, and how many texts are as ours."""
     predictor: TextToText = api.load(folder, device="cpu")
     found = [row for row in load_labelled(data, predictor.task).valid if isinstance(row, WrittenRow)]
     texts = [row.source for row in found][: rows // batch * batch]
     texts.sort(key=lambda text: len(predictor.tokenizer.encode(text)))
     batches = [texts[i : i + batch] for i in range(0, len(texts), batch)]
     with tempfile.TemporaryDirectory() as scratch:
-        outs = {name: str(Path(scratch) / f"{name}.json") for name in ("melete", "transformers")}
-        work = {"melete": ours, "transformers": theirs}
-        sides = {name: (work[name], (folder, batches, beams, outs[name])) for name in outs}
-        rounds = [{name: max(len(batches) // ROUNDS, 1) for name in outs}] * (ROUNDS + 1)
+        outs = {name: str(Path(scratch) / f"{name}.json") for name in (*ALWAYS, *names)}
+        sides = {name: ((ALWAYS | SIDES)[name], (folder, batches, beams, out)) for name, out in outs.items()}
+        rounds = [dict.fromkeys(outs, max(len(batches) // ROUNDS, 1))] * (ROUNDS + 1)
         seen = take_turns("decoding", sides, rounds)
         written = {name: json.loads(Path(out).read_text("utf-8")) for name, out in outs.items()}
-    pairs = [
-        pair
-        for number, own in written["melete"].items()
-        for pair in zip(own, written["transformers"][number], strict=True)
-    ]
-    rate, their_rate = seen["melete"].rate, seen["transformers"].rate
+    own, rate = written["melete"], seen["melete"].rate
+    equal = {
+        name: sum(
+            one == other for number in own for one, other in zip(own[number], texts[number], strict=True)
+        )
+        for name, texts in written.items()
+    }
     return {
         "rate": rate,
-        "their_rate": their_rate,
-        "speed_up": rate / their_rate,
-        "rows": len(pairs),
-        "identical": sum(one == other for one, other in pairs),
+        "their_rate": seen["transformers"].rate,
+        "speed_up": rate / seen["transformers"].rate,
+        "rows": equal["melete"],
+        "identical": equal["transformers"],
+        "beside": {
+            name: {"rate": seen[name].rate, "speed_up": rate / seen[name].rate, "identical": equal[name]}
+            for name in names
+        },
         "beams": beams,
         "batch": batch,
-        "threads": torch.get_num_threads(),
+        "cores": usable_cores(),
     }
 
 
@@ -122,15 +237,21 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--beams", type=int, default=5)
+    parser.add_argument("--sides", nargs="*", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = asked.model or trained(Path(folder))
-        figures = compared(str(locate(model)), asked.data, asked.rows, asked.batch, asked.beams)
+        figures = compared(str(locate(model)), asked.data, asked.rows, asked.batch, asked.beams, asked.sides)
     if asked.json:
         print(json.dumps(figures))
     else:
-        print(
-            f"{figures['rate']:.1f} sentences/s, transformers {figures['their_rate']:.1f}: "
-            f"{figures['speed_up']:.2f} times as fast; {figures['identical']} of {figures['rows']} texts are equal"
-        )
+        print(f"{'melete':32} {figures['rate']:6.1f} sentences/s")
+        for name, side in {
+            "transformers": {**figures, "rate": figures["their_rate"]},
+            **figures["beside"],
+        }.items():
+            print(
+                f"{name:32} {side['rate']:6.1f} sentences/s, ours is {side['speed_up']:.2f} times as fast; "
+                f"{side['identical']} of {figures['rows']} texts are equal"
+            )

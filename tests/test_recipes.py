@@ -98,5 +98,7 @@ def test_what_is_written_from_scratch_is_promised_in_its_time(
         monkeypatch.setattr(module, "run", lambda command, scratch: (card, 1300.0))
     assert [bar.met for bar in bars_seq2seq.trained("multi30k", Path())] == [True, True, False]
     figures = {"speed_up": 3.5, "identical": 511, "rows": 512, "rate": 70.0, "their_rate": 20.0}
-    monkeypatch.setattr(bars_seq2seq, "run", lambda command, scratch: (figures, 60.0))
-    assert [bar.met for bar in bars_seq2seq.decoding(Path())] == [False, True]
+    beside = {"another": {"rate": 80.0, "speed_up": 0.9, "identical": 500}}
+    found = {**figures, "beside": beside}
+    monkeypatch.setattr(bars_seq2seq, "run", lambda command, scratch: (found, 60.0))
+    assert [bar.met for bar in bars_seq2seq.decoding(Path())] == [False, True, True]
