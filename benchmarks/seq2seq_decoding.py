@@ -33,7 +33,7 @@ from melete.models.checkpoint import locate
 from melete.nn.positions import sinusoids
 from melete.tasks.text_to_text import TextToText
 
-ROUNDS = 4
+ROUNDS = 5
 
 
 def melete(turns: Turns, folder: str, batches: list[list[str]], beams: int, out: str) -> None:

@@ -19,7 +19,7 @@ os.environ["CC"] = os.environ["CXX"] = "no-compiler"
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """The C++ code that `library(folder)` compiles, for tests of it; those of others do without."""
     folder = tmp_path_factory.mktemp("native")
 

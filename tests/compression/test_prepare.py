@@ -23,9 +23,9 @@ from melete.nn.kernels import library
 
 
 @pytest.fixture(scope="module", params=sorted(kit.SIZES))
-def pair(request, kernels) -> tuple[Decoder, NarrowDecoder]:
+def pair(request, built) -> tuple[Decoder, NarrowDecoder]:
     """A model, and the same in 8 bits by compiled code."""
-    compiled = kernels(library)
+    compiled = built(library)
     model = kit.tiny_network(request.param, "text-generation", seed=5)
     assert isinstance(model, Decoder)
     model.eval()

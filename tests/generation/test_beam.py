@@ -70,7 +70,7 @@ def settings_of(name: str) -> GenerationSettings:
 @pytest.fixture(
     scope="module", params=["gpt2", "qwen3", "marian", "bart", "t5", "marian compiled", "bart compiled"]
 )
-def pair(request, tmp_path_factory, kernels):
+def pair(request, tmp_path_factory, built):
     """Ours and theirs; answers end now and then."""
     family, *how = request.param.split()
     folder = tmp_path_factory.mktemp(family)
@@ -92,7 +92,7 @@ def pair(request, tmp_path_factory, kernels):
     save_model(folder, ours, tokenizer=None)
     with pytest.MonkeyPatch.context() as patch:
         if how:
-            patch.setattr(compiled, "library", lambda _: kernels(library))
+            patch.setattr(compiled, "library", lambda _: built(library))
         yield ours, opener.from_pretrained(folder).eval()
 
 

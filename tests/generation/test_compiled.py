@@ -21,8 +21,8 @@ SOURCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18, 19]]
 
 
 @pytest.fixture(params=["marian", "bart"])
-def model(request, kernels, monkeypatch) -> PostNorm:
-    found = kernels(library)
+def model(request, built, monkeypatch) -> PostNorm:
+    found = built(library)
     monkeypatch.setattr(compiled, "library", lambda _: found)
     sizes: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 72}
     model = kit.tiny_network(request.param, "text2text-generation", seed=2, **sizes)

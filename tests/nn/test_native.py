@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from melete.nn import functional, native
-from melete.nn.attention import Mask, attention, document_mask, mutual_mask
+from melete.nn.attention import Mask, attention, document_mask, mutual_mask, source_mask
+from melete.nn.cache import Source
 from melete.nn.positions import RopeParameters, Rotary, rotate
 
 
@@ -73,6 +74,7 @@ def test_attention(heads: int, kv_heads: int, length: int) -> None:
         lambda: mutual_mask(documents),
         lambda: mutual_mask(documents, 8),
         lambda: Mask(plain=True),
+        lambda: source_mask(documents.clamp_max(1), Source((documents < 3).int().cummin(1).values, [])),
     ]
     for mask in masks:
         check(lambda q, k, v, mask=mask: attention(q, k, v, mask()), q, k, v)

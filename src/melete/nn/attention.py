@@ -41,6 +41,11 @@ class Mask:
     _bias: Tensor | None = field(default=None, repr=False)
     _ranges: Tensor | None = field(default=None, repr=False)
 
+    @property
+    def has_ranges(self) -> bool:
+        """Whether what a query sees of the keys is known to be a run of them."""
+        return self._ranges is not None or self.causal or self.doc_ids is not None
+
     @cached_property
     def runs(self) -> tuple[Tensor, int] | None:
         """Where documents end in all rows side by side, int32 (documents + 1,) from 0, and the longest of them.
@@ -148,7 +153,12 @@ def source_mask(doc_ids: Tensor, source: Source) -> Mask:
         return Mask(plain=True)
     reading = doc_ids.view(len(source.doc_ids), -1, 1)  # (R, B / R * T, 1)
     allowed = (reading == source.doc_ids[:, None, :]) | (reading == 0)
-    return Mask(plain=False, allowed=allowed[:, None])  # (R, 1, B / R * T, S)
+    ranges = None
+    first = (source.doc_ids == 1).int().cummin(1).values  # (R, S), 1 up to the end of document 1
+    if native.in_use() and int(reading.max()) <= 1 and torch.equal(first, source.doc_ids):
+        behind = torch.where(reading == 1, first.sum(1)[:, None, None], first.shape[1])  # (R, B / R * T, 1)
+        ranges = torch.cat([torch.zeros_like(behind), behind], -1).int()
+    return Mask(plain=False, allowed=allowed[:, None], _ranges=ranges)  # (R, 1, B / R * T, S)
 
 
 def _is_plain(doc_ids: Tensor) -> bool:
@@ -193,7 +203,7 @@ def _kernels_fit(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
     """Whether what a query sees is a run of keys, and there are kernels for that."""
     if q.shape[2] == 1 or mask.positions is not None or not native.fits(q, k, v):
         return False
-    return (mask.plain and not mask.causal) or mask.causal or mask.doc_ids is not None
+    return mask.plain or mask.has_ranges
 
 
 def _matmul_is_faster(q: Tensor, k: Tensor) -> bool:
