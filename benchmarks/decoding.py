@@ -66,10 +66,12 @@ def melete(turns: Turns, folder: Path, rows: int, precision: str) -> None:
 
 
 def ctranslate2(turns: Turns, folder: Path, rows: int, precision: str) -> None:
-    """CTranslate2; its own converter wants a tokenizer of theirs, so the weights are handed over by name."""
+    """CTranslate2."""
+    from _ctranslate2 import write_gpt2
+
     peer: Any = importlib.import_module("ctranslate2")  # not among what is checked with
     with tempfile.TemporaryDirectory() as converted:
-        _convert(folder, converted)
+        write_gpt2(folder, converted)
         model = peer.Generator(converted, compute_type=precision, intra_threads=usable_cores())
     tokens = [[f"{(row * 131 + i * 17) % 50000}" for i in range(PROMPT)] for row in range(rows)]
     greedy = {"beam_size": 1, "sampling_topk": 1, "end_token": [], "include_prompt_in_result": False}
@@ -78,46 +80,6 @@ def ctranslate2(turns: Turns, folder: Path, rows: int, precision: str) -> None:
         found = model.generate_batch(tokens, max_length=NEW, min_length=NEW, **greedy)
         assert all(len(each.sequences_ids[0]) == NEW for each in found)
         turns.done(rows * NEW, 0.0)
-
-
-def _convert(folder: Path, target: str) -> None:
-    import numpy as np
-    from safetensors.numpy import load_file
-
-    specs: Any = importlib.import_module("ctranslate2.specs")
-    weights = {
-        name.removeprefix("transformer."): x for name, x in load_file(folder / "model.safetensors").items()
-    }
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    spec = specs.TransformerDecoderModelSpec.from_config(
-        config["n_layer"], config["n_head"], pre_norm=True, activation=specs.common_spec.Activation.GELUTanh
-    )
-    decoder: Any = spec.decoder
-    decoder.scale_embeddings = False
-    decoder.embeddings.weight = decoder.projection.weight = weights["wte.weight"]
-    decoder.position_encodings.encodings = weights["wpe.weight"]
-    norms, matrices = [(decoder.layer_norm, "ln_f")], []
-    for i, layer in enumerate(decoder.layer):
-        norms += [
-            (layer.self_attention.layer_norm, f"h.{i}.ln_1"),
-            (layer.ffn.layer_norm, f"h.{i}.ln_2"),
-        ]
-        matrices += [
-            (layer.self_attention.linear[0], f"h.{i}.attn.c_attn"),
-            (layer.self_attention.linear[1], f"h.{i}.attn.c_proj"),
-            (layer.ffn.linear_0, f"h.{i}.mlp.c_fc"),
-            (layer.ffn.linear_1, f"h.{i}.mlp.c_proj"),
-        ]
-    for norm, name in norms:
-        norm.gamma, norm.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    for matrix, name in matrices:
-        matrix.weight = np.ascontiguousarray(weights[f"{name}.weight"].T)
-        matrix.bias = weights[f"{name}.bias"]
-    spec.register_vocabulary([str(i) for i in range(config["vocab_size"])])
-    spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = "0"
-    spec.validate()
-    spec.optimize()
-    spec.save(target)
 
 
 def transformers(turns: Turns, folder: Path, rows: int, precision: str) -> None:

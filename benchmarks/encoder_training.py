@@ -1,7 +1,7 @@
-"""Training BERT on ragged text beside a `transformers` loop: the same weights, the same examples, the same masks.
+"""Training encoders on ragged text beside a `transformers` loop: the same weights, the same examples, the same masks.
 
 python benchmarks/encoder_training.py                         # sentences, headlines and documents
-python benchmarks/encoder_training.py sst2 --preset small --json
+python benchmarks/encoder_training.py sst2 --model electra:small --json
 
 Each step is one batch of texts, hidden alike on both sides. The peer pads them to the longest, as a collator does;
 ours cuts the same texts into micro-batches of like length. Tokens are real ones: padding is not counted.
@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from melete import config as configs
 from melete.config import RunConfig
@@ -44,7 +45,10 @@ from melete.data.tokenizers import Tokenizer
 from melete.machine import keep_freed_memory, usable_cores
 from melete.models import build_encoder
 from melete.models.checkpoint import save_model
+from melete.models.electra import Model as Electra
+from melete.models.electra_pair import GENERATOR, build_generator, save_pair
 from melete.objectives.masked_lm import MaskedLM
+from melete.objectives.replaced_token import DISCRIMINATOR_WEIGHT, ReplacedToken
 from melete.training.log import EventLog
 from melete.training.precision import choose_kernels
 from melete.training.trainer import Trainer
@@ -53,7 +57,7 @@ CONTEXT, BUDGET = 256, 1024
 CHUNK = 10  # steps of one side before the other's turn
 RATE, DECAY, BETAS, CLIP = 3e-4, 0.01, (0.9, 0.999), 1.0
 TEXTS = {"sst2": 32, "thucnews_title": 32, "wikitext-2": 8}  # of a step
-MOST = 60_000  # texts read
+MOST = 20_000  # texts read
 DATA = Path(os.environ.get("MELETE_DATA", "data"))
 
 
@@ -80,13 +84,11 @@ class Steps:
 
 
 class Peer:
-    """`BertForMaskedLM` as its own Trainer drives it: autocast, fused AdamW, clipping."""
+    """A model of `transformers` as its own Trainer drives it: autocast, fused AdamW, clipping."""
 
-    def __init__(self, folder: Path, objective: MaskedLM, steps: Steps, narrow: bool) -> None:
-        from transformers import BertForMaskedLM
-
-        self.model = BertForMaskedLM.from_pretrained(folder).train()
+    def __init__(self, folder: Path, objective: MaskedLM | ReplacedToken, steps: Steps, narrow: bool) -> None:
         self.objective, self.steps, self.narrow = objective, steps, narrow
+        self.model = BertLoss(folder) if isinstance(objective, MaskedLM) else ElectraLoss(folder)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True
         )
@@ -95,23 +97,59 @@ class Peer:
         """One update; the mean loss, and the real tokens read."""
         batch: Batch = self.objective.prepare(self.steps.examples(step), rng_for)  # padded to the longest
         with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
-            out = self.model(
+            loss = self.model(
+                batch.labels["mlm"],
                 input_ids=batch.input_ids,
                 attention_mask=(batch.doc_ids > 0).long(),
                 token_type_ids=batch.token_type_ids,
-                labels=batch.labels["mlm"],
             )
-        out.loss.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(out.loss.detach()), batch.tokens
+        return float(loss.detach()), batch.tokens
+
+
+class BertLoss(nn.Module):
+    """`BertForMaskedLM`."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import BertForMaskedLM
+
+        super().__init__()
+        self.model: Any = BertForMaskedLM.from_pretrained(folder).train()
+
+    def forward(self, labels: Tensor, **inputs: Tensor | None) -> Tensor:
+        return self.model(**inputs, labels=labels).loss
+
+
+class ElectraLoss(nn.Module):
+    """`ElectraForMaskedLM` and `ElectraForPreTraining` over the same embeddings, trained as the paper has it."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+        super().__init__()
+        self.generator: Any = ElectraForMaskedLM.from_pretrained(folder / GENERATOR).train()
+        self.discriminator: Any = ElectraForPreTraining.from_pretrained(folder).train()
+        self.generator.electra.embeddings = self.discriminator.electra.embeddings
+        self.generator.tie_weights()
+
+    def forward(self, labels: Tensor, input_ids: Tensor, **inputs: Tensor | None) -> Tensor:
+        hidden = labels != -100  # (B, T)
+        out = self.generator(input_ids=input_ids, **inputs, labels=labels)
+        logits = out.logits.detach()[hidden].float()  # (M, V)
+        drawn = (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+        ids = input_ids.masked_scatter(hidden, drawn)
+        replaced = hidden & (ids != labels)
+        told = self.discriminator(input_ids=ids, **inputs, labels=replaced.long())
+        return out.loss + DISCRIMINATOR_WEIGHT * told.loss
 
 
 class Ours:
     """Melete's trainer."""
 
-    def __init__(self, folder: Path, objective: MaskedLM, steps: Steps, count: int) -> None:
+    def __init__(self, folder: Path, objective: MaskedLM | ReplacedToken, steps: Steps, count: int) -> None:
         config = configs.change(
             RunConfig(),
             {
@@ -155,20 +193,23 @@ def read(name: str) -> list[str]:
 SIDES = ("transformers, bf16", "transformers, float32", "melete, bf16")
 
 
-def prepared(name: str, preset: str, seed: int) -> tuple[Tokenizer, Steps, MaskedLM]:
+def prepared(name: str, spec: str, seed: int) -> tuple[Tokenizer, Steps, MaskedLM | ReplacedToken]:
     """The text of a named set in steps, and a new model over it: the same in every process."""
     vocabulary = "bert-base-chinese" if name == "thucnews_title" else "bert-base-uncased"
     tokenizer = Tokenizer.load(DATA / "tokenizers" / vocabulary)
     text = EncoderText.tokenise(list(islice(read(name), MOST)), tokenizer)
     steps = Steps(Samples(text, CONTEXT - 2), TEXTS[name], seed)
-    model = build_encoder(f"bert:{preset}", vocab_size=tokenizer.vocab_size, seed=seed, hidden_dropout=0.1)
-    return tokenizer, steps, MaskedLM(model, Vocabulary.of(tokenizer))
+    model = build_encoder(spec, vocab_size=tokenizer.vocab_size, seed=seed, hidden_dropout=0.1)
+    words = Vocabulary.of(tokenizer)
+    if isinstance(model, Electra):
+        return tokenizer, steps, ReplacedToken(model, build_generator(model, seed=seed), words)
+    return tokenizer, steps, MaskedLM(model, words)
 
 
-def work(pipe: Connection, side: str, name: str, preset: str, seed: int, count: int) -> None:
+def work(pipe: Connection, side: str, name: str, spec: str, seed: int, count: int) -> None:
     """Be one side: for each (first, last) that comes, the seconds, real tokens and losses of these steps."""
     torch.set_num_threads(usable_cores())
-    _, steps, objective = prepared(name, preset, seed)
+    _, steps, objective = prepared(name, spec, seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if side == "melete, bf16":
@@ -176,7 +217,10 @@ def work(pipe: Connection, side: str, name: str, preset: str, seed: int, count: 
             choose_kernels("auto", "cpu", "bfloat16")
             runner: Ours | Peer = Ours(folder / "run", objective, steps, count)
         else:
-            save_model(folder / "start", objective.model, tokenizer=None)
+            if isinstance(objective, MaskedLM):
+                save_model(folder / "start", objective.model, tokenizer=None)
+            else:
+                save_pair(folder / "start", objective.model, objective.generator, tokenizer=None)
             runner = Peer(folder / "start", objective, steps, narrow=side.endswith("bf16"))
         pipe.send(None)
         while (asked := pipe.recv()) is not None:
@@ -185,13 +229,13 @@ def work(pipe: Connection, side: str, name: str, preset: str, seed: int, count: 
             pipe.send((time.perf_counter() - begun, sum(tokens for _, tokens in done), [x for x, _ in done]))
 
 
-def compare(name: str, preset: str, count: int, seed: int, chunk: int = CHUNK) -> dict[str, Any]:
+def compare(name: str, spec: str, count: int, seed: int, chunk: int = CHUNK) -> dict[str, Any]:
     """Chunks of steps in turn; medians of real tokens a second, and the loss of the last 50 steps of both."""
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Any] = {}
     for side in SIDES:
         pipes[side], theirs = spawn.Pipe()
-        spawn.Process(target=work, args=(theirs, side, name, preset, seed, count), daemon=True).start()
+        spawn.Process(target=work, args=(theirs, side, name, spec, seed, count), daemon=True).start()
         pipes[side].recv()  # it has loaded
     rates: dict[str, list[float]] = {side: [] for side in SIDES}
     losses: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -208,7 +252,7 @@ def compare(name: str, preset: str, count: int, seed: int, chunk: int = CHUNK) -
             progress.advance(chunk)
     for pipe in pipes.values():
         pipe.send(None)
-    tokenizer, steps, _ = prepared(name, preset, seed)
+    tokenizer, steps, _ = prepared(name, spec, seed)
     medians = {side: statistics.median(values) for side, values in rates.items()}
     ours, peer, wide = (
         medians["melete, bf16"],
@@ -220,7 +264,7 @@ def compare(name: str, preset: str, count: int, seed: int, chunk: int = CHUNK) -
     return {
         "text": name,
         "texts_a_step": TEXTS[name],
-        "model": f"bert:{preset}, vocabulary {tokenizer.vocab_size:,}",
+        "model": f"{spec}, vocabulary {tokenizer.vocab_size:,}",
         "mean_length": round(statistics.fmean(lengths), 1),
         "longest": max(lengths),
         "tokens_per_second": {side: round(value) for side, value in medians.items()},
@@ -240,7 +284,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("texts", nargs="*", default=list(TEXTS), metavar=f"{{{','.join(TEXTS)}}}")
-    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--model", default="bert:mini", help="bert or electra, and a preset of it")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument(
         "--turn", type=int, default=CHUNK, help="steps of one side before the next one's turn"
@@ -253,7 +297,7 @@ def main() -> None:
         f"transformers {version('transformers')}; texts of at most {CONTEXT} tokens"
     )
     for name in arguments.texts:
-        figures = compare(name, arguments.preset, arguments.steps, arguments.seed, arguments.turn)
+        figures = compare(name, arguments.model, arguments.steps, arguments.seed, arguments.turn)
         if arguments.json:
             print(json.dumps(figures), flush=True)
         else:

@@ -124,10 +124,32 @@ def onnxruntime(turns: Turns, folder: Path) -> None:
         turns.done(sum(map(len, rows)), 0.0)
 
 
+def ctranslate2(turns: Turns, folder: Path) -> None:
+    """CTranslate2's encoder in int8, and the mean of the tokens."""
+    from _ctranslate2 import write_bert
+
+    peer: Any = importlib.import_module("ctranslate2")  # not among what is checked with
+    with tempfile.TemporaryDirectory() as converted:
+        write_bert(folder, converted)
+        model = peer.Encoder(converted, compute_type="int8", intra_threads=usable_cores())
+    _, _, rows = opened(folder, "float32")
+    turns.ready()
+    while turns.wait():
+        for ids, real in batches(rows):
+            lengths = real.sum(1).tolist()
+            read = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
+            hidden = np.array(
+                model.forward_batch(read, token_type_ids=[[0] * n for n in lengths]).last_hidden_state
+            )
+            _ = (hidden * real[..., None]).sum(1) / real.sum(1, keepdims=True)
+        turns.done(sum(map(len, rows)), 0.0)
+
+
 SIDES: dict[str, Callable[..., None]] = {
     "melete bfloat16": melete,
     "transformers bfloat16": transformers,
     "onnxruntime int8": onnxruntime,
+    "ctranslate2 int8": ctranslate2,
 }
 
 
@@ -147,7 +169,8 @@ def main() -> None:
     figures = {
         "cores": usable_cores(),
         "versions": {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnxruntime")
+            name: importlib.metadata.version(name)
+            for name in ("torch", "transformers", "onnxruntime", "ctranslate2")
         },
         "sides": {
             name: [round(side.rate), round(min(side.rates)), round(max(side.rates))]

@@ -1,11 +1,12 @@
-"""Fine-tuning BERT beside `transformers.Trainer`: the same folder, rows, epochs, batch, learning rate and schedule.
+"""Fine-tuning an encoder beside `transformers.Trainer`: the same folder, rows, epochs, batch, rate and schedule.
 
 python benchmarks/finetuning.py                                     # bert:mini from random weights, on trec
-python benchmarks/finetuning.py --model runs/sst2-pretrain --data sst2 --epochs 3 --json
+python benchmarks/finetuning.py --model runs/english --data sst2:phrases --rows 4096 --json
 
-Both train in bfloat16, once for each seed, in turn; the Trainer pads the texts of a random batch to the longest, as it
-does unless told otherwise. The clock runs from rows to trained weights, tokenising included; both weights, those of the
-last step, are scored by the same code.
+All train once for each seed, in turn: ours and `trainer-bf16` in bfloat16, the Trainer's texts padded to the longest of
+a batch; `trainer-float32` as its own example for such sets does unless told otherwise, every text padded to 128 tokens.
+The clock runs from rows to trained weights, tokenising included; the weights of the last step are scored by the same
+code.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 import melete
 from melete import config as configs
 from melete.config import RunConfig
 from melete.console import say
-from melete.data.labelled.rows import CLASSIFICATION, TextRow
-from melete.data.labelled.sets import VALID_FRACTION, LabelledSet, load_labelled
+from melete.data.labelled.rows import CLASSIFICATION, LabelledRow, TextRow
+from melete.data.labelled.sets import LabelledSet, load_labelled
 from melete.data.tokenizers import Tokenizer
 from melete.evaluation.exams import exam_of
 from melete.evaluation.task_scorecard import answer_rows
@@ -42,14 +46,19 @@ from melete.training.run import start
 
 DECAY, BETAS, CLIP, DROPOUT, WARMUP = 0.01, (0.9, 0.999), 1.0, 0.1, 0.1
 VOCABULARY = 8192
+EXAMPLE_LENGTH = 128  # of run_glue.py
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What both sides are given."""
+    """What all sides are given.
+
+    Attributes:
+        files: folder of the rows, for our own reader.
+    """
 
     model: Path
-    data: str
+    files: Path
     rows: LabelledSet
     epochs: int
     batch: int
@@ -71,8 +80,9 @@ def ours(recipe: Recipe, seed: int, folder: Path) -> Path:
             "folder": str(folder),
             "seed": seed,
             "model.source": str(recipe.model),
-            "data.train": [recipe.data],
-            "data.valid_fraction": VALID_FRACTION,
+            "data.train": [str(recipe.files / "train.jsonl")],
+            "data.valid": [str(recipe.files / "valid.jsonl")],
+            "evaluation.baseline": False,
             "objective.name": CLASSIFICATION,
             "optimizer.name": "adamw",
             "optimizer.learning_rate": recipe.rate,
@@ -95,33 +105,33 @@ def ours(recipe: Recipe, seed: int, folder: Path) -> Path:
     return start(config).folder / "final"
 
 
-def peer(recipe: Recipe, seed: int, folder: Path) -> Path:
-    """The Trainer's run; the folder of its weights."""
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        logging,
-        set_seed,
-    )
+def peer(recipe: Recipe, seed: int, folder: Path, narrow: bool) -> Path:
+    """The Trainer's run; the folder of its weights.
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    set_seed(seed)  # the new head is drawn from it
-    tokenizer = AutoTokenizer.from_pretrained(recipe.model)
+    Args:
+        narrow: in bfloat16, padded to the longest of a batch; otherwise in float32, padded to `EXAMPLE_LENGTH`.
+    """
+    transformers.set_seed(seed)  # the new head is drawn from it
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(recipe.model)
     names = dict(enumerate(recipe.rows.labels))
     numbers = {name: i for i, name in names.items()}
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
         recipe.model, id2label=names, label2id=numbers, classifier_dropout=DROPOUT
     )
-    examples = []
-    for row in recipe.rows.train:
-        assert isinstance(row, TextRow)
-        encoded = tokenizer(row.text, row.text_pair, truncation=True, max_length=recipe.context)
-        examples.append({**encoded, "labels": numbers[row.classes[0]]})
-    arguments = TrainingArguments(
+    rows = [row for row in recipe.rows.train if isinstance(row, TextRow)]
+    pairs = [row.text_pair or "" for row in rows] if rows[0].text_pair else None
+    encoded = tokenizer(
+        [row.text for row in rows],
+        pairs,
+        truncation=True,
+        max_length=recipe.context if narrow else EXAMPLE_LENGTH,
+        padding=False if narrow else "max_length",
+    )
+    examples = [
+        {**{name: column[i] for name, column in encoded.items()}, "labels": numbers[row.classes[0]]}
+        for i, row in enumerate(rows)
+    ]
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder / "peer"),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch,
@@ -132,7 +142,7 @@ def peer(recipe: Recipe, seed: int, folder: Path) -> Path:
         max_grad_norm=CLIP,
         lr_scheduler_type="linear",
         warmup_steps=round(WARMUP * recipe.steps),
-        bf16=True,
+        bf16=narrow,
         use_cpu=True,
         seed=seed,
         save_strategy="no",
@@ -141,23 +151,28 @@ def peer(recipe: Recipe, seed: int, folder: Path) -> Path:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), examples)
+    collator = transformers.DataCollatorWithPadding(tokenizer)
+    trainer: Any = transformers.Trainer(model, arguments, collator, examples)  # pyright: ignore[reportArgumentType]
     trainer.train()
     model.save_pretrained(folder / "peer")
     tokenizer.save_pretrained(folder / "peer")
     return folder / "peer"
 
 
-SIDES: dict[str, Callable[[Recipe, int, Path], Path]] = {"melete": ours, "transformers": peer}
+SIDES: dict[str, Callable[[Recipe, int, Path], Path]] = {
+    "melete": ours,
+    "trainer-bf16": partial(peer, narrow=True),
+    "trainer-float32": partial(peer, narrow=False),
+}
 
 
 def compare(recipe: Recipe, seeds: int) -> dict[str, Any]:
-    """Both sides with each seed: main figures, seconds, and what they come to."""
+    """All sides with each seed: main figures, seconds, and what they come to."""
     exam = exam_of(CLASSIFICATION, recipe.rows.valid, recipe.rows.labels)
     scores: dict[str, list[float]] = {side: [] for side in SIDES}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for seed in range(seeds):
-        for side in sorted(SIDES, reverse=seed % 2 == 1):  # neither always goes first
+        for side in sorted(SIDES, reverse=seed % 2 == 1):  # none always goes first
             with tempfile.TemporaryDirectory() as scratch:
                 begun = time.perf_counter()
                 folder = SIDES[side](recipe, seed, Path(scratch))
@@ -167,24 +182,36 @@ def compare(recipe: Recipe, seeds: int) -> dict[str, Any]:
             scores[side].append(exam.figures(marks)[exam.main])
             say(f"seed {seed}, {side}: {exam.main} {scores[side][-1]:.4f}, {seconds[side][-1]:.1f} s")
     means = {side: statistics.fmean(values) for side, values in scores.items()}
-    # Two standard errors of the difference of two means.
-    noise = (
-        2 * sum(statistics.variance(values) / seeds for values in scores.values()) ** 0.5
-        if seeds > 1
-        else None
-    )
     medians = {side: statistics.median(values) for side, values in seconds.items()}
+    # Two standard errors of the difference of two means.
+    errors = {
+        side: statistics.variance(values) / seeds if seeds > 1 else 0.0 for side, values in scores.items()
+    }
     return {
-        "data": recipe.data,
+        "rows": len(recipe.rows.train),
         "metric": exam.main,
         "steps": recipe.steps,
         "scores": scores,
-        "means": means,
-        "difference": means["melete"] - means["transformers"],
-        "noise": noise,
         "seconds": seconds,
-        "time_ratio": medians["melete"] / medians["transformers"],
+        "beside": {
+            side: {
+                "time": medians["melete"] / medians[side],
+                "difference": means["melete"] - means[side],
+                "noise": 2 * (errors["melete"] + errors[side]) ** 0.5,
+            }
+            for side in SIDES
+            if side != "melete"
+        },
     }
+
+
+def write(rows: Sequence[LabelledRow], file: Path) -> None:
+    """Rows as a file."""
+    with file.open("w", encoding="utf-8") as out:
+        for row in rows:
+            assert isinstance(row, TextRow)
+            pair = {"text_pair": row.text_pair} if row.text_pair else {}
+            out.write(json.dumps({"text": row.text, **pair, "label": row.classes[0]}) + "\n")
 
 
 def random_folder(rows: LabelledSet, preset: str, context: int, folder: Path) -> Path:
@@ -194,7 +221,7 @@ def random_folder(rows: LabelledSet, preset: str, context: int, folder: Path) ->
     tokenizer.save(folder)
     sizes = {
         "vocab_size": tokenizer.vocab_size,
-        "max_position_embeddings": context,
+        "max_position_embeddings": max(context, EXAMPLE_LENGTH),
         "hidden_dropout": DROPOUT,
     }
     save_model(folder, build_encoder(f"bert:{preset}", seed=0, **sizes), tokenizer=folder)
@@ -209,6 +236,7 @@ def main() -> None:
     parser.add_argument("--model", help="a run or a folder; default: --preset, from random weights")
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--data", default="trec")
+    parser.add_argument("--rows", type=int, help="some of the training rows; default: all")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-4)
@@ -216,7 +244,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    keep_freed_memory()  # for both sides
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    keep_freed_memory()  # for all sides
     torch.set_num_threads(usable_cores())
     say(
         f"{platform.system()} {platform.machine()}, {usable_cores()} threads, torch {torch.__version__}, "
@@ -229,18 +259,21 @@ def main() -> None:
         model = (
             locate(asked.model) if asked.model else random_folder(rows, asked.preset, asked.context, folder)
         )
-        recipe = Recipe(model, asked.data, rows, asked.epochs, asked.batch, asked.rate, asked.context)
-        figures = compare(recipe, asked.seeds)
+        if asked.rows:
+            rows = replace(rows, train=random.Random(0).sample(rows.train, asked.rows))
+        write(rows.train, folder / "train.jsonl")
+        write(rows.valid, folder / "valid.jsonl")
+        sizes = asked.epochs, asked.batch, asked.rate, asked.context
+        figures = compare(Recipe(model, folder, rows, *sizes), asked.seeds)
     if asked.json:
         print(json.dumps(figures))
         return
-    mean, noise = figures["means"], figures["noise"]
-    print(
-        f"{asked.data}, {figures['steps']} steps, {asked.seeds} seeds: {figures['metric']} {mean['melete']:.4f} beside "
-        f"{mean['transformers']:.4f} ({figures['difference']:+.4f}"
-        + (f", noise {noise:.4f}" if noise is not None else "")
-        + f"); {figures['time_ratio']:.2f}x its wall clock"
-    )
+    print(f"{figures['rows']:,} rows, {figures['steps']} steps, {asked.seeds} seeds, {figures['metric']}")
+    for side, beside in figures["beside"].items():
+        print(
+            f"beside {side}: {beside['time']:.2f} of its time, {beside['difference']:+.4f} to its score "
+            f"(noise {beside['noise']:.4f})"
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from _bars import MELETE, ROOT, run
@@ -30,7 +29,6 @@ from melete.data.labelled.sets import load_labelled
 from melete.data.readers import Row
 from melete.machine import usable_cores
 from melete.models.checkpoint import locate
-from melete.nn.positions import sinusoids
 from melete.tasks.text_to_text import TextToText
 
 ROUNDS = 5
@@ -75,9 +73,11 @@ def ctranslate2(
     """CTranslate2, with the tokenizer of `transformers`; its tokens are the numbers of ours."""
     from transformers import AutoTokenizer
 
+    from _ctranslate2 import write_marian
+
     peer: Any = importlib.import_module("ctranslate2")  # not among what is checked with
     with tempfile.TemporaryDirectory() as converted:
-        _convert(Path(folder), converted)
+        write_marian(Path(folder), converted)
         model = peer.Translator(converted, compute_type=precision, intra_threads=usable_cores())
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     fixed = {"beam_size": beams, "patience": patience, "max_decoding_length": _longest(folder)}
@@ -94,69 +94,6 @@ def ctranslate2(
 def _longest(folder: str) -> int:
     """Tokens of an answer, as the model's own settings have it."""
     return json.loads((Path(folder) / "generation_config.json").read_text("utf-8"))["max_new_tokens"]
-
-
-def _convert(folder: Path, target: str) -> None:
-    """A Marian model as CTranslate2 reads it, weights handed over by name."""
-    from safetensors.numpy import load_file
-
-    specs: Any = importlib.import_module("ctranslate2.specs")
-    weights = {name.removeprefix("model."): x for name, x in load_file(folder / "model.safetensors").items()}
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    assert config["model_type"] == "marian", "only Marian's weights are handed over"
-    spec = specs.TransformerSpec.from_config(
-        (config["encoder_layers"], config["decoder_layers"]),
-        config["encoder_attention_heads"],
-        pre_norm=False,
-        activation=getattr(specs.common_spec.Activation, config["activation_function"].upper()),
-    )
-    spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = weights["shared.weight"]
-    spec.decoder.projection.weight = weights["shared.weight"]
-    spec.decoder.projection.bias = weights["final_logits_bias"][0]
-    positions = sinusoids(config["max_position_embeddings"], config["d_model"]).numpy()
-    for name, side in (("encoder", spec.encoder), ("decoder", spec.decoder)):
-        side.scale_embeddings = config["d_model"] ** 0.5 if config["scale_embedding"] else 1.0
-        side.position_encodings.encodings = positions
-        for i, layer in enumerate(side.layer):
-            for parts, target_part in _parts(layer):
-                names = [f"{name}.layers.{i}.{part}" for part in parts]
-                weight, bias = (
-                    np.concatenate([weights[f"{each}.{kind}"] for each in names])
-                    for kind in ("weight", "bias")
-                )
-                if hasattr(target_part, "gamma"):
-                    target_part.gamma, target_part.beta = weight, bias
-                else:
-                    target_part.weight, target_part.bias = weight, bias
-    tokens = [str(token) for token in range(config["vocab_size"])]
-    spec.register_source_vocabulary(tokens)
-    spec.register_target_vocabulary(tokens)
-    spec.config.bos_token = spec.config.unk_token = spec.config.eos_token = str(config["eos_token_id"])
-    spec.config.decoder_start_token = str(config["decoder_start_token_id"])
-    spec.validate()
-    spec.optimize()
-    spec.save(target)
-
-
-def _parts(layer: Any) -> list[tuple[list[str], Any]]:
-    """The names of what each part of a layer is joined from."""
-    own = layer.self_attention
-    found = [
-        (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], own.linear[0]),
-        (["self_attn.out_proj"], own.linear[1]),
-        (["self_attn_layer_norm"], own.layer_norm),
-        (["fc1"], layer.ffn.linear_0),
-        (["fc2"], layer.ffn.linear_1),
-        (["final_layer_norm"], layer.ffn.layer_norm),
-    ]
-    if hasattr(layer, "attention"):  # of a decoder, to the source
-        found += [
-            (["encoder_attn.q_proj"], layer.attention.linear[0]),
-            (["encoder_attn.k_proj", "encoder_attn.v_proj"], layer.attention.linear[1]),
-            (["encoder_attn.out_proj"], layer.attention.linear[2]),
-            (["encoder_attn_layer_norm"], layer.attention.layer_norm),
-        ]
-    return found
 
 
 ALWAYS: dict[str, Callable[..., None]] = {"melete": melete, "transformers": transformers}
