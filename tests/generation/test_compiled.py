@@ -86,3 +86,13 @@ def test_new_weights_are_noticed_and_broken_ones_refused(model: PostNorm) -> Non
 def test_other_models_write_as_ever(model: PostNorm) -> None:
     assert writer_of(model.bfloat16()) is None
     assert writer_of(kit.tiny_network("t5", "text2text-generation")) is None  # pyright: ignore[reportArgumentType]
+
+
+def test_a_token_far_ahead_of_all_others_is_certain(model: PostNorm) -> None:
+    with torch.no_grad():
+        model.head_bias[100] += 1000.0
+    writer = writer_of(model)
+    assert writer is not None
+    scores, tokens = CompiledReading(writer, model, [[0]], 2, SOURCES[:1], 1).best(2, [])
+    assert int(tokens[0, 0]) == 100 and float(scores[0, 0]) == 0.0
+    assert -1100.0 < float(scores[0, 1]) < -900.0

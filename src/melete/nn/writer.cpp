@@ -58,6 +58,7 @@ struct Texts {
 namespace {
 
 constexpr int kColumns = 32, kRows = 14;  // of a tile: its sums fill the registers
+constexpr float kNever = -3e38f;          // the score of what is not chosen
 
 int64_t filled(int64_t count) { return (count + kColumns - 1) / kColumns * kColumns; }
 
@@ -188,7 +189,7 @@ void attend(const float* query, const std::vector<const float*>& keys, int64_t v
     const float scale = 1 / std::sqrt(static_cast<float>(size));
     for (int64_t h = 0; h < heads; ++h, query += size, out += size) {
         const int64_t offset = h * size;
-        float largest = -3e38f, total = 0;
+        float largest = kNever, total = 0;
         for (int64_t s = 0; s < count; ++s) {
             const float* key = keys[s] + offset;
             float sum = 0;
@@ -290,8 +291,9 @@ struct Part {
     }
 };
 
-// e to the power of numbers up to 80: 2 to the power of a whole number, and of a rest, by its series.
+// e to the power of numbers up to 80, nothing below -87: 2 to the power of a whole number, and of a rest, by its series.
 inline __m512 exponential(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
     const __m512 turns = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
     const __m512 whole = _mm512_roundscale_ps(turns, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     // The logarithm of 2 in two parts: what is left over loses no digits.
@@ -314,10 +316,9 @@ struct Choice {
     // With `rows` (V, width) logits are near the truth, and those that are chosen are computed anew from x.
     void run(const float* logits, int64_t count, const float* rows, const float* bias, const float* x, int64_t width) {
         // Sums are of what is left above a number near the largest logit: the largest of the first ones mostly is.
-        float near = *std::max_element(logits, logits + std::min<int64_t>(count, 64)), largest;
-        float total;
-        while (!pass(logits, count, near, largest, total)) near = largest;
-        for (int64_t i = 0; rows && i < wanted && scores[i] > -1e38f; ++i) {
+        float near = *std::max_element(logits, logits + std::min<int64_t>(count, 64)), largest, total;
+        if (!pass(logits, count, near, largest, total)) pass(logits, count, near = largest, largest, total);
+        for (int64_t i = 0; rows && i < wanted && scores[i] > kNever / 2; ++i) {
             float exact = bias[tokens[i]];
             const float* weight = rows + tokens[i] * width;
             for (int64_t j = 0; j < width; ++j) exact += weight[j] * x[j];
@@ -334,8 +335,9 @@ struct Choice {
         for (int64_t i = 0; i < wanted; ++i) scores[i] -= near + std::log(total);
     }
 
+    // False: `near` was too far from the largest, and the total is not to be trusted.
     bool pass(const float* logits, int64_t count, float near, float& largest, float& total) {
-        std::fill_n(scores, wanted, -3e38f);
+        std::fill_n(scores, wanted, kNever);
         std::fill_n(tokens, wanted, 0);
         const __m512 less = _mm512_set1_ps(near);
         __m512 most = less, sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
