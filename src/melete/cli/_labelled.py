@@ -50,6 +50,7 @@ WRITING_SETTINGS = (
     "no_repeat_ngram_size",
     "coverage_penalty",
     "long",
+    "tidy",
 )
 _WRITING = (
     click.option(
@@ -72,6 +73,12 @@ _WRITING = (
         type=click.Choice(["stop", "cut", "split"]),
         help="A text longer than the model reads is refused, loses its end, or is answered in parts. "
         "[predict: stop, evaluate: cut]",
+    ),
+    click.option(
+        "--tidy",
+        multiple=True,
+        type=click.Choice(["detokenize", "truecase", "repetition"]),
+        help="Mend written answers: spaces before points, capitals, phrases said again and again; may be repeated.",
     ),
 )
 

@@ -29,6 +29,7 @@ from melete.models.purpose import generation_of, read_purpose
 from melete.objectives.seq2seq import end_of
 from melete.tasks.base import BUDGET, Answer, Piece, text_of
 from melete.tasks.labelled import SourcePredictor
+from melete.tasks.tidying import tidied
 
 # What a source may be that is longer than the model reads.
 LONG = ("stop", "cut", "split")
@@ -53,6 +54,7 @@ class TextToText(SourcePredictor):
             out, "split" answers it in parts of whole sentences.
         beam_groups, diversity_penalty: see `GenerationSettings.num_beam_groups`; a penalty of 0 is the usual one.
         required: phrases that every answer contains.
+        tidy: what is mended in answers, see `tidying.WAYS`.
         language: of what is written, where the folder says so.
         forbidden: tokens that never come, as the folder says.
 
@@ -71,6 +73,7 @@ class TextToText(SourcePredictor):
         "beam_groups",
         "diversity_penalty",
         "required",
+        "tidy",
     )
     reads: ClassVar[str] = TEXT_TO_TEXT
 
@@ -84,6 +87,7 @@ class TextToText(SourcePredictor):
     beam_groups: int = 1
     diversity_penalty: float = 0.0
     required: str | Sequence[str] = ()
+    tidy: str | Sequence[str] = ()
     language: str = ""
     forbidden: tuple[int, ...] = ()
 
@@ -93,6 +97,7 @@ class TextToText(SourcePredictor):
         if self.coverage_penalty and not isinstance(self.model, EncoderDecoder):
             raise InputError("coverage_penalty is for models that read a source", expected="0 (off)")
         self._decoding()
+        self._tidied("")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", **resize: Any) -> Self:
@@ -192,10 +197,13 @@ class TextToText(SourcePredictor):
         for answers in zip(*outputs, strict=True):
             texts = [self.tokenizer.decode(tokens).strip() for tokens, _ in answers]
             score = sum(score for _, score in answers) / len(answers)
-            ranked.append({"text": self._joint.join(texts), "score": score})
+            ranked.append({"text": self._tidied(self._joint.join(texts)), "score": score})
         best, *others = ranked
         parts = {"parts": len(pieces)} if len(pieces) > 1 else {}
         return best | parts | ({"others": others} if self.n_best > 1 else {})
+
+    def _tidied(self, text: str) -> str:
+        return tidied(text, (self.tidy,) if isinstance(self.tidy, str) else self.tidy, self.language)
 
     @property
     def _joint(self) -> str:
