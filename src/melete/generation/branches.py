@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from melete.data.batch import Batch
-from melete.generation.reading import WritingModel, finite, watched
+from melete.generation.reading import WritingModel, answering, finite, watched
 from melete.nn.cache import Branches, KVCache
 
 # Looking for dead positions costs about as much as reading so many of them.
@@ -59,17 +59,13 @@ class BranchReading:
     def __len__(self) -> int:
         return len(self._lengths) * self._beams
 
-    @torch.no_grad()
     def next_logits(self) -> Tensor:
         """Scores of the next token of each row, float32 (R * n, V), without dropout.
 
         Raises:
             InputError: they are not numbers.
         """
-        was_training = self._model.training
-        if was_training:
-            self._model.train(False)
-        try:
+        with answering(self._model):
             if self._cache is None:
                 return self._begin(1)
             if max(self._lengths) > self._context:
@@ -77,9 +73,6 @@ class BranchReading:
                 self._lengths = [kept if length > self._context else length for length in self._lengths]
                 return self._begin(self._beams)
             return self._go_on(self._cache)
-        finally:
-            if was_training:
-                self._model.train(True)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Give each row its next token."""

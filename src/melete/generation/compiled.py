@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from melete.data.batch import Batch
 from melete.data.datasets import cache_folder
-from melete.generation.reading import WritingModel, finite
+from melete.generation.reading import WritingModel, answering, finite
 from melete.models.postnorm import DecoderBlock, PostNorm
 from melete.nn.linear import Linear
 from melete.nn.writer import Texts, Writer, library
@@ -89,7 +88,7 @@ class CompiledReading:
         # What is not read yet, (R, T), then (R * n, 1).
         self._newest = torch.tensor(prompts, dtype=torch.int64)
         rows, room = len(prompts) * beams, self._newest.shape[1] + room
-        with _answering(model):
+        with answering(model):
             source = model.read(Batch.from_rows(sources))
         self._texts = Texts(
             0,
@@ -132,7 +131,7 @@ class CompiledReading:
         found: tuple[Tensor, ...] = ()
         for ids in self._newest.unbind(1):
             texts = self._texts
-            with _answering(self._model):
+            with answering(self._model):
                 x = self._model.begin(ids[:, None], torch.full_like(ids, texts.length)[:, None])  # (B, 1, D)
             found = say(x.flatten(0, 1).contiguous())
             texts.place[:, texts.length] = torch.arange(len(ids), dtype=torch.int32)
@@ -143,17 +142,3 @@ class CompiledReading:
             self._texts = self._texts._replace(place=place, source=source)
             found = tuple(part.repeat_interleave(each, 0) for part in found)
         return found
-
-
-@contextmanager
-def _answering(model: PostNorm) -> Iterator[None]:
-    """Without dropout, and without gradients."""
-    was_training = model.training
-    if was_training:
-        model.train(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if was_training:
-            model.train(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -75,7 +76,6 @@ class Reading:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @torch.no_grad()
     def next_logits(self, draft: Sequence[int] = ()) -> Tensor:
         """Scores of the next token of each row, float32 (B, V), without dropout.
 
@@ -86,15 +86,9 @@ class Reading:
         Raises:
             InputError: they are not numbers.
         """
-        was_training = self._model.training
-        if was_training:
-            self._model.train(False)
-        try:
+        with answering(self._model):
             self._guessed = 0
             return self._read_newest(list(draft)) if self._cache is not None else self._read_all()
-        finally:
-            if was_training:
-                self._model.train(True)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Give each row its next token."""
@@ -169,6 +163,20 @@ class Reading:
         else:
             hidden = self._model.encode(batch.to(self.device), cache)  # (B, T, D)
         return self._model.logits(hidden[:, -last:].flatten(0, 1)).float()  # (B * last, V)
+
+
+@contextmanager
+def answering(model: WritingModel) -> Iterator[None]:
+    """Without dropout, and without gradients."""
+    was_training = model.training
+    if was_training:
+        model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if was_training:
+            model.train(True)
 
 
 def watched(model: WritingModel, batch: Batch, cache: KVCache) -> tuple[Tensor, Tensor]:
