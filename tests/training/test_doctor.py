@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from melete.cli import melete
-from melete.training.doctor import EXTRAS, Examination, advise, matmul_gflops
+from melete.training.doctor import EXTRAS, Examination, advise
 
 HEALTHY = Examination(
     melete="0",
@@ -59,10 +58,6 @@ def test_each_shortage_has_its_advice(changes: dict, says: str) -> None:
 def test_every_extra_is_looked_for() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     assert {*EXTRAS, "dev"} == set(project["optional-dependencies"])
-
-
-def test_speed_is_measured() -> None:
-    assert 0.1 < matmul_gflops(torch.float32, torch.device("cpu"), seconds=0.05) < 1e6
 
 
 def test_command_prints_one_object() -> None:

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from melete import __version__
 from melete.console import duration
 from melete.machine import usable_cores
+from melete.training.ceilings import product_speed
 from melete.training.precision import choose_device
 
 GIB = 2**30
@@ -98,24 +98,12 @@ def examine(folder: Path = Path()) -> Examination:
         disk_free_gib=round(shutil.disk_usage(folder).free / GIB, 1),
         extras={extra: all(map(find_spec, modules)) for extra, (modules, _) in EXTRAS.items()},
         gflops={
-            str(dtype).removeprefix("torch."): matmul_gflops(dtype, device)
+            str(dtype).removeprefix("torch."): round(product_speed(dtype, device, seconds=0.4) / 1e9, 1)
             for dtype in (torch.float32, torch.bfloat16)
         },
     )
     facts.advice = advise(facts, cpu_build=torch.version.cuda is None and torch.version.hip is None)
     return facts
-
-
-def matmul_gflops(dtype: torch.dtype, device: torch.device, seconds: float = 0.4) -> float:
-    """Speed of a 1024-wide square matrix product, in 10^9 operations a second: the best of several."""
-    size = 1024
-    a, b = (torch.randn(size, size, dtype=torch.float32, device=device).to(dtype) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        begun = time.perf_counter()
-        float((a @ b)[0, 0])  # reading a value waits for the device
-        best = min(best, time.perf_counter() - begun)
-    return round(2 * size**3 / best / 1e9, 1)
 
 
 def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
