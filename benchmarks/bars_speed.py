@@ -136,6 +136,21 @@ def finetuning(scratch: Path) -> list[Bar]:
     return bars
 
 
+def speedrun(scratch: Path) -> list[Bar]:
+    """Ours by `recipes/speedrun/train.toml` beside ten minutes of nanoGPT's recipe with its best rate."""
+    script = str(ROOT / "recipes" / "speedrun" / "race.py")
+    found, _ = run([sys.executable, script, "--once", "--json"], scratch)
+    ours, theirs, share = found["melete"], found["nanogpt"], found["share_of_time"]
+    what, times = "speedrun, beside nanoGPT's recipe", f"{ours['seconds']:.0f} of {theirs['seconds']:.0f} s"
+    larger, losses = ours["parameters"] / theirs["parameters"] - 1, (ours["loss"], theirs["loss"])
+    said = f"{losses[0]:.4f} beside {losses[1]:.4f}"
+    return [
+        Bar(f"{what}, training time", "<= 1/3 of it", f"{share:.2f} ({times})", share <= 1 / 3),
+        Bar(f"{what}, validation loss", "no higher", said, losses[0] <= losses[1]),
+        Bar(f"{what}, parameters", "within 5%", f"{larger:+.1%}", abs(larger) <= 0.05),
+    ]
+
+
 BARS: dict[str, Callable[[Path], list[Bar]]] = {
     "training-mini": mini,
     "training-gpt2": gpt2,
@@ -146,6 +161,7 @@ BARS: dict[str, Callable[[Path], list[Bar]]] = {
     "speculation": speculation,
     "encoding": encoding,
     "finetuning": finetuning,
+    "speedrun": speedrun,
 }
 
 if __name__ == "__main__":

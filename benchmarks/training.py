@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from _nanogpt import BETAS, CLIP, DECAY, PlainGPT, Sizes, optimizer_of, take_step
 from _turns import Seen, Turns, take_turns
 from melete import config as configs
 from melete.config import RunConfig
@@ -46,7 +46,7 @@ from melete.training.log import EventLog
 from melete.training.precision import choose_kernels
 from melete.training.trainer import Trainer
 
-RATE, DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
+RATE = 1e-3
 VOCABULARY = 8192
 DOCUMENTS = 400  # of this Python's standard library
 
@@ -132,87 +132,50 @@ def melete(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
         turns.done(rows.shape.tokens, losses[-1])
 
 
-class PlainBlock(nn.Module):
-    """A block of GPT-2, with the modules of torch and no biases."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.ln_1, self.ln_2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-        self.c_attn, self.attn_proj = (nn.Linear(width, n * width, bias=False) for n in (3, 1))
-        self.c_fc = nn.Linear(width, 4 * width, bias=False)
-        self.mlp_proj = nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        split = self.c_attn(self.ln_1(x)).split(width, dim=2)
-        q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in split)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attn_proj(seen.transpose(1, 2).contiguous().view(batch, length, width))
-        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x))))
-
-
-class PlainGPT(nn.Module):
-    """GPT-2 as nanoGPT builds it: tied head, all logits at once."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        start = load_model(folder)
-        sizes, state = start.config, start.state_dict()
-        width = sizes.hidden_size
-        self.wte = nn.Embedding(sizes.vocab_size, width)
-        self.wpe = nn.Embedding(sizes.max_position_embeddings, width)
-        self.h = nn.ModuleList(
-            PlainBlock(width, sizes.num_attention_heads) for _ in range(sizes.num_hidden_layers)
+def _plain(folder: Path) -> PlainGPT:
+    """nanoGPT's model with the weights that all start from."""
+    start = load_model(folder)
+    sizes, state = start.config, start.state_dict()
+    model = PlainGPT(
+        Sizes(
+            sizes.vocab_size,
+            sizes.max_position_embeddings,
+            sizes.hidden_size,
+            sizes.num_hidden_layers,
+            sizes.num_attention_heads,
         )
-        self.ln_f = nn.LayerNorm(width, bias=False)
-        names = {
-            "wte": "token_embeddings",
-            "wpe": "position_embeddings",
-            "h.": "layers.",
-            "ln_f": "norm",
-            "ln_1": "attention_norm",
-            "ln_2": "feed_forward_norm",
-            "c_attn": "attention.query_key_value",
-            "attn_proj": "attention.output",
-            "c_fc": "feed_forward.up",
-            "mlp_proj": "feed_forward.down",
-        }
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                for theirs, ours in names.items():
-                    name = name.replace(theirs, ours)
-                parameter.copy_(state[name])
-
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
-        for block in self.h:
-            x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.flatten(), ignore_index=-1)
+    )
+    names = {
+        "wte": "token_embeddings",
+        "wpe": "position_embeddings",
+        "h.": "layers.",
+        "ln_f": "norm",
+        "ln_1": "attention_norm",
+        "ln_2": "feed_forward_norm",
+        "c_attn": "attention.query_key_value",
+        "attn_proj": "attention.output",
+        "c_fc": "feed_forward.up",
+        "mlp_proj": "feed_forward.down",
+    }
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            for theirs, ours in names.items():
+                name = name.replace(theirs, ours)
+            parameter.copy_(state[name])
+    return model
 
 
 def nanogpt(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
     """The step of nanoGPT's `train.py`."""
     _same_for_all()
-    model = PlainGPT(folder / "start").train()
-    groups = [
-        {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": DECAY},
-        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=rows.shape.rate, betas=BETAS, fused=True)
+    model = _plain(folder / "start").train()
+    optimizer = optimizer_of(model, rows.shape.rate)
     turns.ready()
     step = 0
     while turns.wait():
-        ids = torch.from_numpy(rows.of(step))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss = take_step(model, optimizer, rows.of(step))
         step += 1
-        turns.done(rows.shape.tokens, float(loss.detach()))
+        turns.done(rows.shape.tokens, loss)
 
 
 def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: bool) -> None:
