@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from melete.nn import functional, native
+from melete.nn import functional, fused, native
 from melete.nn.attention import Mask, attention, document_mask, mutual_mask, source_mask
 from melete.nn.cache import Source
 from melete.nn.positions import RopeParameters, Rotary, rotate
@@ -54,6 +54,17 @@ def test_norms_and_linear() -> None:
     check(lambda x, w, b: functional.layer_norm(x, w, b, 1e-5), draw(3, 50, 65) + 1.0, draw(65), draw(65))
     check(lambda x, w: functional.rms_norm(x, w, 1e-5), draw(3, 50, 65), draw(65))
     check(functional.linear, draw(3, 35, 30), draw(75, 30), draw(75))
+
+
+def test_the_slopes_of_both_ways_around_a_norm_are_added() -> None:
+    def block(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if native.fits(x):
+            normed, past = fused.Norm.apply(x, w, b, 1e-5, True)  # pyright: ignore[reportGeneralTypeIssues]
+        else:
+            normed, past = functional.layer_norm(x, w, b, 1e-5), x
+        return normed * 0.5 + past.square()
+
+    check(block, draw(3, 50, 65) + 1.0, draw(65), draw(65))
 
 
 def test_rotation() -> None:

@@ -164,9 +164,12 @@ class Gpt2Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Mask, source: tuple[Tensor, Tensor], across: Mask, cache: KVCache | None
     ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
-        x = x + self.dropout(self.cross_attention(self.cross_attention_norm(x), *source, across))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        normed, x = self.attention_norm.branch(x)
+        x = x + self.dropout(self.attention(normed, mask, cache))
+        normed, x = self.cross_attention_norm.branch(x)
+        x = x + self.dropout(self.cross_attention(normed, *source, across))
+        normed, x = self.feed_forward_norm.branch(x)
+        return x + self.dropout(self.feed_forward(normed))
 
 
 class BertWriter(nn.Module):

@@ -93,8 +93,10 @@ class Block(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        normed, x = self.attention_norm.branch(x)
+        x = x + self.dropout(self.attention(normed, mask, cache))
+        normed, x = self.feed_forward_norm.branch(x)
+        return x + self.dropout(self.feed_forward(normed))
 
 
 def _lm_head(config: Config) -> nn.Module | None:

@@ -115,14 +115,16 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.Identity() if layer == 0 else _norm(config)
+        self.attention_norm = None if layer == 0 else _norm(config)
         self.attention = Attention(config)
         self.feed_forward_norm = _norm(config)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), angles, mask)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        normed, x = (x, x) if self.attention_norm is None else self.attention_norm.branch(x)
+        x = x + self.attention(normed, angles, mask)
+        normed, x = self.feed_forward_norm.branch(x)
+        return x + self.feed_forward(normed)
 
 
 class Transform(nn.Module):
@@ -145,7 +147,7 @@ class OutputBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
 
-def _norm(config: Config) -> nn.Module:
+def _norm(config: Config) -> LayerNorm:
     return LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
 
 

@@ -118,8 +118,10 @@ class Block(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), angles, mask, cache))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        normed, x = self.input_layernorm.branch(x)
+        x = x + self.dropout(self.self_attn(normed, angles, mask, cache))
+        normed, x = self.post_attention_layernorm.branch(x)
+        return x + self.dropout(self.mlp(normed))
 
 
 def _lm_head(config: Config) -> nn.Module | None:

@@ -153,9 +153,10 @@ class EncoderBlock(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
-        normed = self.attention_norm(x)
+        normed, x = self.attention_norm.branch(x)
         x = x + self.dropout(self.attention(normed, *self.attention.keys_and_values(normed), mask))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        normed, x = self.feed_forward_norm.branch(x)
+        return x + self.dropout(self.feed_forward(normed))
 
 
 class DecoderBlock(nn.Module):
@@ -175,13 +176,15 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, mask: Mask, source: tuple[Tensor, Tensor], across: Mask, cache: KVCache | None
     ) -> Tensor:
-        normed = self.attention_norm(x)
+        normed, x = self.attention_norm.branch(x)
         seen = self.attention.keys_and_values(normed)
         if cache is not None:
             seen = cache.update(self.layer, *seen)  # (B, H, S, K)
         x = x + self.dropout(self.attention(normed, *seen, mask))
-        x = x + self.dropout(self.cross_attention(self.cross_attention_norm(x), *source, across))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        normed, x = self.cross_attention_norm.branch(x)
+        x = x + self.dropout(self.cross_attention(normed, *source, across))
+        normed, x = self.feed_forward_norm.branch(x)
+        return x + self.dropout(self.feed_forward(normed))
 
 
 class Stack(nn.Module):

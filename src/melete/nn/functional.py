@@ -250,7 +250,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
         weight, bias: (D,).
     """
     if native.fits(x, weight, bias):
-        return fused.Norm.apply(x, weight, bias, eps, True)  # pyright: ignore[reportReturnType]
+        return fused.Norm.apply(x, weight, bias, eps, True)[0]  # pyright: ignore[reportGeneralTypeIssues]
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
@@ -266,7 +266,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         return F.rms_norm(x, weight.shape, weight, eps)
     if native.fits(x, weight):
-        return fused.Norm.apply(x, weight, None, eps, False)  # pyright: ignore[reportReturnType]
+        return fused.Norm.apply(x, weight, None, eps, False)[0]  # pyright: ignore[reportGeneralTypeIssues]
     # torch's CPU rms_norm is a chain of elementwise ops: in bfloat16 this one is 3 to 4 times as fast.
     return _RMSNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
 

@@ -29,7 +29,11 @@ class Linear(torch.autograd.Function):
         ctx.shape, ctx.biased = x.shape, bias is not None
         x = _rounded(x.reshape(-1, x.shape[-1]))  # (N, inputs)
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)[: ctx.shape[:-1].numel()].view(*ctx.shape[:-1], -1)
+        if bias is None:
+            y = F.linear(x, weight)
+        else:  # `F.linear` writes the bias into all of y first, and reads that again
+            y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y[: ctx.shape[:-1].numel()].view(*ctx.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -85,7 +89,7 @@ class Gate(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, kind: int) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         y = torch.empty_like(gate)
-        native.call("gate", gate, up, y, 1, y.numel(), y.numel(), kind)
+        native.call("gate", gate, up, y, *_rows_of(y), kind)
         ctx.save_for_backward(gate, up)
         ctx.kind = kind
         return y
@@ -95,9 +99,14 @@ class Gate(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gate, up = ctx.saved_tensors
         dgate, dup = torch.empty_like(gate), torch.empty_like(up)
-        count = gate.numel()
-        native.call("gate_back", gate, up, upstream[0].contiguous(), dgate, dup, 1, count, count, ctx.kind)
+        native.call("gate_back", gate, up, upstream[0].contiguous(), dgate, dup, *_rows_of(gate), ctx.kind)
         return dgate, dup, None
+
+
+def _rows_of(x: Tensor) -> tuple[int, int, int]:
+    """How many rows a tensor has, how long they are, and how far apart they begin."""
+    width = x.shape[-1]
+    return x.numel() // width, width, width
 
 
 class PairedGate(torch.autograd.Function):
@@ -127,29 +136,37 @@ def _halves(x: Tensor) -> tuple[int, int]:
 
 
 class Norm(torch.autograd.Function):
-    """LayerNorm, or RMSNorm where `centred` is False, over the last axis."""
+    """LayerNorm, or RMSNorm where `centred` is False, over the last axis; and its input again.
+
+    Whoever goes on with that, past the norm, has the slopes of both ways added in the pass that forms one of them.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
-    ) -> Tensor:
-        x = x.contiguous()
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        past, x = x.view_as(x), x.contiguous()
         width = x.shape[-1]
         rows = x.numel() // width
         y, stats = torch.empty_like(x), x.new_empty(rows, 2, dtype=torch.float32)
         native.call("norm", x, weight, bias, y, stats, rows, width, eps, int(centred))
         ctx.save_for_backward(x, weight, stats)
         ctx.centred, ctx.biased = centred, bias is not None
-        return y
+        return y, past
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, stats = ctx.saved_tensors
+        up, past = (None if d is None else d.contiguous() for d in upstream)
+        if up is None:
+            return past, None, None, None, None
         rows, width = stats.shape[0], x.shape[-1]
         dx, sums = torch.empty_like(x), stats.new_zeros(_NORM_PARTS, 2, width)
-        up = upstream[0].contiguous()
-        native.call("norm_back", x, weight, up, stats, dx, sums, _NORM_PARTS, rows, width, int(ctx.centred))
+        native.call(
+            "norm_back", x, weight, up, past, stats, dx, sums, _NORM_PARTS, rows, width, int(ctx.centred)
+        )
         dweight, dbias = sums.sum(0).to(weight.dtype)
         return dx, dweight, dbias if ctx.biased else None, None, None
 
@@ -313,12 +330,13 @@ class CrossEntropy(torch.autograd.Function):
         drawn = torch.empty_like(labels if uniform is not None else labels[:0])
         d_hidden = torch.empty_like(hidden) if wants[0] else None
         d_weight = d_bias = None
-        rows = max(_TILE, min(_BLOCK_ROWS, _BLOCK_NUMBERS // vocabulary))
+        rows = max(_TILE, min(_BLOCK_ROWS, _BLOCK_NUMBERS // vocabulary // _TILE * _TILE))
         for start in range(0, count, rows):
             here, real = slice(start, start + rows), min(rows, count - start)
             block, target = hidden[here], labels[here].contiguous()  # (N', D), (N',)
             logits = weight @ block.t()  # (V, N')
-            turned = _spread(len(block), vocabulary, logits) if slopes_wanted else None
+            # Rows a power of two apart would fall on the same places of the caches.
+            turned = logits.new_empty(len(block), vocabulary + _SPREAD) if slopes_wanted else None
             losses = loss.new_empty(len(block))
             bound = None if uniform is None else uniform[here]
             native.call(
@@ -343,13 +361,6 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = (None if d is None else (d * upstream[0]).bfloat16() for d in ctx.saved_tensors)
         return *found, None, None, None, None
-
-
-def _spread(rows: int, columns: int, like: Tensor) -> Tensor:
-    """(rows, columns and some more): rows a power of two apart would fall on the same places of the caches."""
-    out = like.new_empty(rows, columns + _SPREAD)
-    out[:, columns:] = 0  # products read a little of it, and multiply it by 0
-    return out
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ _KERNELS = {
     "gate": "pppnnni",
     "gate_back": "pppppnnni",
     "norm": "pppppnnfi",
-    "norm_back": "ppppppnnni",
+    "norm_back": "pppppppnnni",
     "softmax": "pppnnnnffu",
     "softmax_back": "pppnnnnffu",
     "rotate": "ppppnnnnnnnnnnnf",
