@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench bars-main-job bars-encoders bars-tasks bars-speed bars-seq2seq
+.PHONY: help demo test test-slow check docs bench bench-gpu bars-main-job bars-encoders bars-tasks bars-speed bars-seq2seq
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
@@ -33,8 +33,11 @@ docs: $(VENV)/installed ## write the pages that are made from the code
 	$(BIN)/python tools/cli_reference.py
 
 bench: $(VENV)/installed-bench ## measure the parts, each beside a peer
-	@for file in $(filter-out benchmarks/bars_%,$(wildcard benchmarks/[a-z]*.py)); do \
+	@for file in $(filter-out benchmarks/bars_% benchmarks/bench_gpu.py,$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+
+bench-gpu: $(VENV)/installed-dev ## training, decoding and encoding on an NVIDIA GPU, beside peers; without one a check
+	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
 bars-main-job: $(VENV)/installed-dev ## re-run the measured promises of the main job (up to 75 minutes)
 	$(BIN)/python benchmarks/bars_main_job.py $(ARGS)

@@ -84,7 +84,7 @@ class PlainGPT(nn.Module):
                 nn.init.normal_(p, 0.0, 0.02 / math.sqrt(2 * sizes.layers) if adds else 0.02, generator)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         for block in self.h:
             x = block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
@@ -100,16 +100,20 @@ def optimizer_of(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=rate, betas=BETAS, fused=True)
 
 
-def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, rows: np.ndarray) -> float:
-    """One update by rows (N, T + 1) of tokens; their mean loss."""
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rows: np.ndarray, device: str = "cpu"
+) -> Tensor:
+    """One update by rows (N, T + 1) of tokens; their mean loss, on the device."""
     ids = torch.from_numpy(rows)
-    with torch.autocast("cpu", torch.bfloat16):
+    if device == "cuda":
+        ids = ids.pin_memory().to(device, non_blocking=True)
+    with torch.autocast(device, torch.bfloat16):
         loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return loss.detach()
 
 
 # ---------------------------------------------------------------------- a whole training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ class Turns:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._left = pipe, 0
-        self._begun, self._tokens, self._losses = 0.0, 0, []
+        self._begun, self._tokens = 0.0, 0
+        self._losses: list[Any] = []
 
     def ready(self) -> None:
         """Everything is loaded."""
@@ -35,18 +37,26 @@ class Turns:
             self._begun, self._tokens, self._losses = time.perf_counter(), 0, []
         return self._left > 0
 
-    def done(self, tokens: int, loss: float) -> None:
-        """After each step: the real tokens that were read, and their mean loss."""
+    def done(self, tokens: int, loss: Any) -> None:
+        """After each step: the real tokens that were read, and their mean loss, a number or a tensor of one.
+
+        A tensor is read when the turn ends: to ask a GPU earlier would be to wait for it at each step.
+        """
         self._tokens += tokens
         self._losses.append(loss)
         self._left -= 1
         if not self._left:
+            losses = [float(loss) for loss in self._losses]
             seconds = time.perf_counter() - self._begun
-            self._pipe.send((self._tokens / seconds, self._losses, peak_memory()))
+            self._pipe.send((self._tokens / seconds, losses, peak_memory()))
 
 
 def peak_memory() -> int:
-    """Bytes of main memory that this process held at most. `ru_maxrss` would know the parent's too."""
+    """Bytes that this process held at most: of the GPU where it uses one, else of main memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    # `ru_maxrss` would know the parent's too.
     status = Path("/proc/self/status").read_text("utf-8")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 

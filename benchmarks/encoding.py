@@ -1,9 +1,11 @@
-"""Vectors of ragged sentences by a model of BERT-base's size: ours in bfloat16 beside what else reads them on a CPU.
+"""Vectors of ragged sentences by a model of BERT-base's size: ours in bfloat16 beside what else reads them.
 
 python benchmarks/encoding.py                        # about 5 minutes on 2 cores
+python benchmarks/encoding.py --device cuda          # more sentences on one NVIDIA GPU, beside `transformers` alone
 
-Random weights; real tokens a second, padding not counted. The peers get tokens and batches of 32 of like lengths, ours
-gets the texts and tokenizes them. A process a side, in turns; needs benchmarks/requirements.txt.
+Random weights; real tokens a second, padding not counted. The peers get tokens and batches of like lengths, 32 on a CPU
+and 128 on a GPU; ours gets the texts and tokenizes them. A process a side, in turns; on a CPU it needs
+benchmarks/requirements.txt.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import importlib.metadata
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,36 @@ import numpy as np
 from _turns import Turns, take_turns
 from melete.machine import usable_cores
 
-SENTENCES, BATCH, ROUNDS = 192, 32, 6  # the first round warms up
+
+@dataclass(frozen=True)
+class Task:
+    """What all sides do.
+
+    Attributes:
+        preset: of BERT.
+        sentences, times: so many, each so often.
+        batch: sentences that a peer reads at once.
+        rounds: the first one warms up.
+    """
+
+    preset: str = "base"
+    sentences: int = 192
+    times: int = 1
+    batch: int = 32
+    rounds: int = 6
+    device: str = "cpu"
 
 
-def make_model(folder: Path) -> None:
-    """BERT-base with random weights, and a tokenizer of our own pages' words; the texts beside them."""
+TASKS = {"cpu": Task(), "cuda": Task(times=32, batch=128, device="cuda")}
+TINY = Task("mini", 16, 1, 8, 2)  # not a measurement: whether it works
+
+
+def make_model(folder: Path, task: Task) -> int:
+    """BERT with random weights, and a tokenizer of our own pages' words; the texts beside them.
+
+    Returns:
+        FLOPs of a token in the matrices of the layers; those of attention, a few in a hundred here, do not count.
+    """
     from melete.data.tokenizers import Tokenizer
     from melete.models import build_encoder
     from melete.models.checkpoint import save_model
@@ -35,27 +63,30 @@ def make_model(folder: Path) -> None:
     lines = [
         line.strip() for page in sorted(pages.glob("*.md")) for line in page.read_text("utf-8").split(". ")
     ]
-    texts = sorted({line for line in lines if 20 < len(line) < 600}, key=lambda text: text[::-1])[:SENTENCES]
+    texts = sorted({line for line in lines if 20 < len(line) < 600}, key=lambda text: text[::-1])
+    texts = texts[: task.sentences] * task.times
     (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     Tokenizer.train(lines, "wordpiece", 4000).save(folder)
-    save_model(folder, build_encoder("bert:base", task="text-classification"), tokenizer=None)
+    model = build_encoder(f"bert:{task.preset}", task="text-classification")
+    save_model(folder, model, tokenizer=None)
+    return 2 * sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)  # pyright: ignore
 
 
-def opened(folder: Path, precision: str) -> tuple[Any, list[str], list[np.ndarray]]:
+def opened(folder: Path, precision: str, device: str = "cpu") -> tuple[Any, list[str], list[np.ndarray]]:
     """Ours, the texts, and their tokens as ours frames them."""
     from melete.api import load
 
-    model = load(folder, task="feature-extraction", precision=precision)
+    model = load(folder, task="feature-extraction", precision=precision, device=device)
     texts = json.loads((folder / "texts.json").read_text("utf-8"))
     framed = [model.framing.one(np.array(model.tokenizer.encode(text), dtype=np.int64)).ids for text in texts]
     return model, texts, framed
 
 
-def batches(rows: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(rows: list[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Tokens and what of them is real, int64 (B, T) each, like lengths together."""
     order = sorted(rows, key=len)
-    for start in range(0, len(order), BATCH):
-        some = order[start : start + BATCH]
+    for start in range(0, len(order), size):
+        some = order[start : start + size]
         ids = np.zeros((len(some), max(map(len, some))), dtype=np.int64)
         real = np.zeros_like(ids)
         for i, row in enumerate(some):
@@ -63,40 +94,43 @@ def batches(rows: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield ids, real
 
 
-def melete(turns: Turns, folder: Path) -> None:
+def melete(turns: Turns, folder: Path, task: Task) -> None:
     """Ours: `melete.load(folder, precision="bfloat16").embed(texts)`."""
     import torch
 
     torch.set_num_threads(usable_cores())
-    exact, texts, rows = opened(folder, "float32")
-    model, _, _ = opened(folder, "bfloat16")
+    exact, texts, rows = opened(folder, "float32", task.device)
+    model, _, _ = opened(folder, "bfloat16", task.device)
     least = float(np.einsum("nd,nd->n", model.embed(texts[:64]), exact.embed(texts[:64])).min())
     del exact
+    if task.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     turns.ready()
     while turns.wait():
         model.embed(texts)
         turns.done(sum(map(len, rows)), least)
 
 
-def transformers(turns: Turns, folder: Path) -> None:
+def transformers(turns: Turns, folder: Path, task: Task) -> None:
     """BertModel in bfloat16, and the mean of the tokens."""
     import torch
     import transformers as peer
 
     torch.set_num_threads(usable_cores())
     model: Any = peer.BertModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = model.to(task.device)
     _, _, rows = opened(folder, "float32")
     turns.ready()
     while turns.wait():
         with torch.inference_mode():
-            for ids, real in batches(rows):
-                seen = torch.from_numpy(real)
-                hidden = model(input_ids=torch.from_numpy(ids), attention_mask=seen).last_hidden_state
-                _ = (hidden * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+            for ids, real in batches(rows, task.batch):
+                given, seen = (torch.from_numpy(part).to(task.device) for part in (ids, real))
+                hidden = model(input_ids=given, attention_mask=seen).last_hidden_state
+                _ = ((hidden * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)).cpu()
         turns.done(sum(map(len, rows)), 0.0)
 
 
-def onnxruntime(turns: Turns, folder: Path) -> None:
+def onnxruntime(turns: Turns, folder: Path, task: Task) -> None:
     """Our export to ONNX, with the pooler and a small head in the place of a mean, quantised by ONNX Runtime."""
     import onnx
     import onnxruntime as peer
@@ -118,13 +152,13 @@ def onnxruntime(turns: Turns, folder: Path) -> None:
     names = [given.name for given in session.get_inputs()]
     turns.ready()
     while turns.wait():
-        for ids, real in batches(rows):
+        for ids, real in batches(rows, task.batch):
             given = {"input_ids": ids, "attention_mask": real, "token_type_ids": np.zeros_like(ids)}
             session.run(None, {name: given[name] for name in names})
         turns.done(sum(map(len, rows)), 0.0)
 
 
-def ctranslate2(turns: Turns, folder: Path) -> None:
+def ctranslate2(turns: Turns, folder: Path, task: Task) -> None:
     """CTranslate2's encoder in int8, and the mean of the tokens."""
     from _ctranslate2 import write_bert
 
@@ -135,7 +169,7 @@ def ctranslate2(turns: Turns, folder: Path) -> None:
     _, _, rows = opened(folder, "float32")
     turns.ready()
     while turns.wait():
-        for ids, real in batches(rows):
+        for ids, real in batches(rows, task.batch):
             lengths = real.sum(1).tolist()
             read = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
             hidden = np.array(
@@ -153,29 +187,48 @@ SIDES: dict[str, Callable[..., None]] = {
 }
 
 
+ON_GPU = ["melete bfloat16", "transformers bfloat16"]
+USUAL = {"cpu": list(SIDES), "cuda": ON_GPU}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), help="default: those that suit the device")
+    parser.add_argument("--device", choices=list(USUAL), default="cpu")
+    parser.add_argument("--tiny", action="store_true", help="not a measurement: whether it works")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    from _device import (
+        SHAPES,
+        ceiling,
+        described,
+        peak_of,
+    )  # not at the top: the process of CTranslate2 shall have no torch
+
+    task = TINY if arguments.tiny else TASKS[arguments.device]
+    names = arguments.sides or USUAL[arguments.device]
     with tempfile.TemporaryDirectory(prefix="melete-encoding-") as folder:
-        make_model(Path(folder))
-        sides = {name: (SIDES[name], (Path(folder),)) for name in arguments.sides}
-        seen = take_turns("encoding", sides, [dict.fromkeys(arguments.sides, 1)] * ROUNDS)
+        flops = make_model(Path(folder), task)
+        sides = {name: (SIDES[name], (Path(folder), task)) for name in names}
+        seen = take_turns("encoding", sides, [dict.fromkeys(names, 1)] * task.rounds)
     best = max((side.rate for name, side in seen.items() if name != "melete bfloat16"), default=0.0)
     ours = seen.get("melete bfloat16")
+    peak = peak_of(arguments.device)
+    fastest = ceiling(arguments.device, SHAPES["cpu"][1:2] if arguments.tiny else ())
+    packages = {"torch", *(name.split()[0] for name in names)} - {"melete"}
     figures = {
-        "cores": usable_cores(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("torch", "transformers", "onnxruntime", "ctranslate2")
-        },
+        "device": described(arguments.device),
+        "versions": {name: importlib.metadata.version(name) for name in sorted(packages)},
         "sides": {
             name: [round(side.rate), round(min(side.rates)), round(max(side.rates))]
             for name, side in seen.items()
         },
+        "gflops": {name: round(side.rate * flops / 1e9) for name, side in seen.items()},
+        "fastest_product_gflops": round(fastest / 1e9),
+        "mfu": {name: round(side.rate * flops / peak, 3) for name, side in seen.items()} if peak else None,
+        "peak_gib": {name: round(side.memory / 2**30, 2) for name, side in seen.items()},
         "beside_the_best": round(ours.rate / best, 3) if ours and best else None,
         "least_cosine": ours.losses[0] if ours else None,
     }

@@ -3,21 +3,21 @@
 python benchmarks/training.py                          # 6 layers x 384, 16 rows of 256
 python benchmarks/training.py gpt2 --steps 300         # GPT-2 124M, one row of 1,024
 python benchmarks/training.py mini --side nanogpt-bf16 --json
+python benchmarks/training.py mini-gpu gpt2-gpu        # the same on one NVIDIA GPU, larger steps
 
 Each side has a process of its own, in turns, all with the same allocator settings: freed memory is kept. nanoGPT's step
 is stated again from its published configuration (no biases, no dropout, AdamW with betas 0.9 and 0.95, clipping at 1,
-autocast to bfloat16, all logits at once). FLOP/s count the products of matrices, and of attention the half that a
-causal mask leaves; beside them stands the fastest product of two bfloat16 matrices that was measured here.
+autocast to bfloat16, all logits at once; on a GPU also compiled, as published). FLOP/s count the products of matrices,
+and of attention the half that a causal mask leaves; beside them stands the fastest product of two bfloat16 matrices
+that was measured here, and on a GPU the peak of its data sheet: MFU is the share of that.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from _device import SHAPES as PRODUCTS
+from _device import ceiling, described, peak_of
 from _nanogpt import BETAS, CLIP, DECAY, PlainGPT, Sizes, optimizer_of, take_step
 from _turns import Seen, Turns, take_turns
 from melete import config as configs
@@ -53,7 +55,7 @@ DOCUMENTS = 400  # of this Python's standard library
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, and the rows of a step."""
+    """A model, the rows of a step, and where they are computed."""
 
     preset: str
     vocabulary: int
@@ -61,6 +63,8 @@ class Shape:
     context: int
     sides: tuple[str, ...]
     rate: float = RATE
+    device: str = "cpu"
+    documents: int = DOCUMENTS
 
     @property
     def tokens(self) -> int:
@@ -68,10 +72,17 @@ class Shape:
         return self.rows * self.context
 
 
+ON_GPU = ("melete", "nanogpt-bf16", "nanogpt-compiled", "trainer-bf16")
 SHAPES = {
     "mini": Shape("mini", VOCABULARY, 16, 256, ("melete", "nanogpt-bf16", "trainer-bf16", "trainer-float32")),
     "gpt2": Shape("gpt2", 50257, 1, 1024, ("melete", "trainer-bf16"), 3e-4),
+    "mini-gpu": Shape("mini", VOCABULARY, 128, 256, ON_GPU, device="cuda"),
+    # nanoGPT's vocabulary, a multiple of 64.
+    "gpt2-gpu": Shape("gpt2", 50304, 16, 1024, ON_GPU, 3e-4, "cuda"),
+    # Not a measurement: whether it works.
+    "tiny": Shape("nano", 512, 2, 32, ("melete", "nanogpt-bf16", "trainer-bf16"), documents=10),
 }
+USUAL = ("mini", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -117,13 +128,13 @@ def melete(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
             "schedule.name": "constant",
             "schedule.warmup_steps": 0,
             "training.steps": count,
-            "training.device": "cpu",
+            "training.device": rows.shape.device,
             "training.precision": "bfloat16",
             "training.clip_norm": CLIP,
             "guard.sigma": 0.0,
         },
     )
-    choose_kernels("auto", "cpu", "bfloat16")
+    choose_kernels("auto", rows.shape.device, "bfloat16")
     objective = CausalLM(load_model(folder / "start").train())
     trainer = Trainer(config, objective, rows, folder=run, log=EventLog(run / "events.jsonl", note))
     turns.ready()
@@ -165,15 +176,19 @@ def _plain(folder: Path) -> PlainGPT:
     return model
 
 
-def nanogpt(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
+def nanogpt(turns: Turns, folder: Path, rows: Rows, count: int, compiled: bool) -> None:
     """The step of nanoGPT's `train.py`."""
     _same_for_all()
-    model = _plain(folder / "start").train()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = rows.shape.device
+    model: nn.Module = _plain(folder / "start").train().to(device)
     optimizer = optimizer_of(model, rows.shape.rate)
+    if compiled:
+        model.compile()
     turns.ready()
     step = 0
     while turns.wait():
-        loss = take_step(model, optimizer, rows.of(step))
+        loss = take_step(model, optimizer, rows.of(step), device)
         step += 1
         turns.done(rows.shape.tokens, loss)
 
@@ -196,7 +211,7 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
     class Timed(Trainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
             loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
+            losses.append(loss.detach())
             return loss
 
     class Waiting(TrainerCallback):
@@ -219,7 +234,7 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
             ids = torch.from_numpy(rows.of(step)[row][:-1])
             return {"input_ids": ids, "labels": ids}
 
-    losses: list[float] = []
+    losses: list[Tensor] = []
     arguments = TrainingArguments(
         output_dir=str(folder / "peer"),
         max_steps=count + 1,
@@ -232,12 +247,12 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
         adam_beta2=BETAS[1],
         max_grad_norm=CLIP,
         bf16=narrow,
-        use_cpu=True,
+        use_cpu=rows.shape.device == "cpu",
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=rows.shape.device == "cuda",
     )
     model = AutoModelForCausalLM.from_pretrained(folder / "start")
     with suppress(StopIteration):  # how the last turn ends
@@ -246,7 +261,8 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
 
 SIDES = {
     "melete": (melete, ()),
-    "nanogpt-bf16": (nanogpt, ()),
+    "nanogpt-bf16": (nanogpt, (False,)),
+    "nanogpt-compiled": (nanogpt, (True,)),
     "trainer-bf16": (hugging_face, (True,)),
     "trainer-float32": (hugging_face, (False,)),
 }
@@ -275,8 +291,8 @@ def compare(name: str, count: int, length: int, sides: tuple[str, ...] = ()) -> 
         fields: dict[str, Any] = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
         model = build(f"gpt2:{shape.preset}", vocab_size=shape.vocabulary, **fields)
         save_model(folder / "start", model, tokenizer=None)
-        texts = [document.text for document in islice(resolve(STDLIB).train, DOCUMENTS)]
-        tokenizer = Tokenizer.train(texts, "byte-bpe", VOCABULARY)
+        texts = [document.text for document in islice(resolve(STDLIB).train, shape.documents)]
+        tokenizer = Tokenizer.train(texts, "byte-bpe", min(shape.vocabulary, VOCABULARY))
         rows = Rows(np.concatenate(tokenizer.encode_batch(texts)).astype(np.int64), shape)
         chosen = sides or shape.sides
         turns = [
@@ -296,8 +312,11 @@ def compare(name: str, count: int, length: int, sides: tuple[str, ...] = ()) -> 
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": len(seen[chosen[0]].losses),
         "turns": len(turns) - 1,
+        "device": described(shape.device),
         "sides": {side: _figures(found, seen["melete"], flops) for side, found in seen.items()},
-        "ceiling": ceiling(),
+        # A small product will do where nothing is measured.
+        "ceiling": ceiling(shape.device, PRODUCTS["cpu"][1:2] if name == "tiny" else ()),
+        "peak": peak_of(shape.device),
     }
 
 
@@ -317,18 +336,10 @@ def _figures(found: Seen, ours: Seen, flops: float) -> dict[str, Any]:
     }
 
 
-def ceiling() -> float:
-    """FLOP/s of the fastest bfloat16 product among a few shapes of a training step."""
-    best = 0.0
-    for rows, inner, columns in ((2048, 768, 3072), (2048, 384, 1536), (4096, 4096, 4096)):
-        a, b = torch.randn(rows, inner).bfloat16(), torch.randn(inner, columns).bfloat16()
-        seconds = []
-        for _ in range(20):
-            begun = time.perf_counter()
-            torch.mm(a, b)
-            seconds.append(time.perf_counter() - begun)
-        best = max(best, 2 * rows * inner * columns / statistics.median(seconds))
-    return best
+def _share(flops: float, figures: dict[str, Any]) -> str:
+    """FLOP/s, and what share that is of what is possible."""
+    said = f"{flops / 1e9:,.0f} GFLOP/s ({flops / figures['ceiling']:.1%} of the fastest product"
+    return said + (f", MFU {flops / figures['peak']:.1%})" if figures["peak"] else ")")
 
 
 def main() -> None:
@@ -336,31 +347,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shapes", nargs="*", default=list(SHAPES), metavar=f"{{{','.join(SHAPES)}}}")
+    parser.add_argument("shapes", nargs="*", default=USUAL, metavar=f"{{{','.join(SHAPES)}}}")
     parser.add_argument("--side", action="append", choices=list(SIDES), help="beside ours; default: all")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--turn", type=int, default=10, help="steps of one side before the next one's turn")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    say(
-        f"{platform.system()} {platform.machine()}, {usable_cores()} threads, torch {torch.__version__}, "
-        f"transformers {version('transformers')}, bfloat16 unless it says float32"
-    )
+    say(f"torch {torch.__version__}, transformers {version('transformers')}, bfloat16 unless it says float32")
     for name in asked.shapes:
         sides = ("melete", *asked.side) if asked.side else ()
         figures = compare(name, asked.steps, asked.turn, sides)
         if asked.json:
             print(json.dumps(figures), flush=True)
             continue
+        peak = f", its data sheet: {figures['peak'] / 1e9:,.0f}" if figures["peak"] else ""
         print(
-            f"{figures['model']}, {figures['shape']}, {figures['steps']} steps in turns of {asked.turn}; "
-            f"the fastest product: {figures['ceiling'] / 1e9:,.0f} GFLOP/s"
+            f"{figures['model']}, {figures['shape']}, {figures['steps']} steps in turns of {asked.turn}, on "
+            f"{figures['device']}; the fastest product: {figures['ceiling'] / 1e9:,.0f} GFLOP/s{peak}"
         )
         for side, found in figures["sides"].items():
             low, high = found["spread"]
             print(
                 f"  {side}: {found['tokens_per_second']:,} tokens/s ({low:,} to {high:,}), "
-                f"{found['flops'] / 1e9:,.0f} GFLOP/s, {found['peak_gib']} GiB, loss {found['loss']:.4f}; ours beside "
+                f"{_share(found['flops'], figures)}, {found['peak_gib']} GiB, loss {found['loss']:.4f}; ours beside "
                 f"it: {found['ours_beside_it']:.2f}x, memory {found['our_memory_beside_it']:.2f}x, loss "
                 f"{found['our_loss_beside_it']:+.2%}"
             )

@@ -16,10 +16,25 @@ from melete.data.labelled.sets import SETS, VALID_FRACTION
 from melete.evaluation.exams import exam_of
 from melete.evaluation.task_scorecard import score_answers
 from melete.training.job import job_of
+from melete.training.run import score, start
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.toml"))
 TUNED = sorted((ROOT / "recipes").glob("*/finetune.toml"))
+GPU = ROOT / "recipes" / "wikitext2-gpu"
+# What a recipe for a GPU becomes on a CPU: as it is, but for its sizes.
+SMALL = (
+    "training.device=cpu",
+    "training.steps=2",
+    "training.context=32",
+    "training.context_schedule=[[0.0, 16], [0.5, 32]]",
+    "training.batch_tokens=64",
+    "training.micro_batch_rows=2",
+    "model.config.hidden_size=32",
+    "model.config.num_hidden_layers=2",
+    "evaluation.context=32",
+    "evaluation.stride=8",
+)
 
 
 def named(path: Path) -> str:
@@ -30,6 +45,24 @@ def named(path: Path) -> str:
 def test_a_recipe_is_a_config_with_a_job_and_a_result(path: Path) -> None:
     assert job_of(configs.load(path))
     assert (path.parent / "RESULT.md").exists()
+
+
+def test_the_recipe_for_a_gpu_takes_two_steps_and_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELETE_CACHE", str(tmp_path / "cache"))
+    words = [f"word{i * i % 97}" for i in range(400)]
+    for name, some in (("train", words), ("valid", words[:100])):
+        (tmp_path / f"{name}.txt").write_text(" ".join(some), encoding="utf-8")
+    data = (f'data.{name}=["{tmp_path / name}.txt"]' for name in ("train", "valid"))
+    config = configs.load(GPU / "train.toml", [*SMALL, *data, f"folder={tmp_path}"])
+    assert config.training.ema_decay
+    assert config.model.config["weight_dropout"]
+    finished = start(config)
+    assert finished.reason == "done"
+    row = score(finished).figures["table"][0]
+    assert row["words"] == row["tokens"] - 1 == 100  # a token a word, and the end
+    assert 1 < row["word_perplexity"] < 1e9
 
 
 @pytest.mark.parametrize("path", TUNED, ids=named)
