@@ -20,6 +20,7 @@ import statistics
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -231,10 +232,11 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
 
         def __getitem__(self, index: int) -> dict[str, Tensor]:
             step, row = divmod(index, rows.shape.rows)
-            ids = torch.from_numpy(rows.of(step)[row][:-1])
+            ids = torch.from_numpy(of(step)[row][:-1])
             return {"input_ids": ids, "labels": ids}
 
     losses: list[Tensor] = []
+    of = lru_cache(maxsize=1)(rows.of)  # it is asked for them one by one
     arguments = TrainingArguments(
         output_dir=str(folder / "peer"),
         max_steps=count + 1,
