@@ -30,7 +30,7 @@ FLOORS = (
     ("models",),
     ("objectives", "tasks", "generation"),
     ("training", "evaluation", "compression", "baselines", "export"),
-    ("api", "serving", "cli", "__main__"),
+    ("api", "bench", "serving", "cli", "__main__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -32,3 +33,22 @@ def keep_freed_memory() -> bool:
     largest = 2**31 - 1
     asked = ((_M_MMAP_THRESHOLD, largest), (_M_TRIM_THRESHOLD, largest), (_M_TOP_PAD, 256 * 2**20))
     return all(mallopt(option, value) == 1 for option, value in asked)
+
+
+def peak_memory() -> int | None:
+    """Bytes of main memory that this process held at most, since `forget_peak`; None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text("utf-8")
+    except OSError:
+        return None
+    found = status.partition("VmHWM:")[2].split()
+    return 1024 * int(found[0]) if found else None
+
+
+def forget_peak() -> bool:
+    """Let `peak_memory` begin anew; True if the system did it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True

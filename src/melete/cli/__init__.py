@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "data": "Prepare, inspect or list data.",
     "runs": "List and compare runs.",
     "report": "Write the page of a run again.",
+    "bench": "How fast a model is on this machine, beside what the machine can do.",
     "doctor": "What this machine has, and what will be slow and why.",
 }
 

@@ -20,7 +20,7 @@ from melete.errors import InputError
 from melete.generation.generate import generate
 from melete.generation.settings import GenerationSettings
 from melete.models.base import Decoder
-from melete.nn.kernels import library
+from melete.nn.kernels import GROUP, library
 from melete.nn.quantised import Int8Linear, quantise
 
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
@@ -28,6 +28,11 @@ PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 MOST = {"int8": 0.005, "int4": 0.02}
 # The text on which that is found out: rows of so many tokens.
 _ROWS, _LENGTH = 4, 128
+
+
+def bytes_of_weight(precision: str) -> float:
+    """What a pass reads of each weight: one of `PRECISIONS`; in 4 bits with its part of the scale of its group."""
+    return {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5 + 2 / GROUP}[precision]
 
 
 def prepared(model: Decoder, folder: Path, precision: str) -> Decoder:

@@ -87,12 +87,12 @@ def examine(folder: Path = Path()) -> Examination:
         python=f"{platform.python_version()} ({sys.executable})",
         platform=platform.platform(),
         torch=torch.__version__,
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=usable_cores(),
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
         cpu_features=_cpu_features(),
-        gpus=_gpus(),
+        gpus=gpu_names(),
         memory_gib=round(total / GIB, 1),
         memory_free_gib=round(free / GIB, 1),
         disk_free_gib=round(shutil.disk_usage(folder).free / GIB, 1),
@@ -156,7 +156,8 @@ def advise(facts: Examination, cpu_build: bool) -> list[Advice]:
     return found
 
 
-def _gpus() -> list[str]:
+def gpu_names() -> list[str]:
+    """The GPUs that are there, and their memory."""
     names = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(number)
@@ -166,7 +167,8 @@ def _gpus() -> list[str]:
     return names
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the processor calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):

@@ -93,7 +93,7 @@ def _chosen(config: RunConfig, begun: float | None) -> tuple[RunConfig, Job, Obj
     begun = time.monotonic() if begun is None else begun
     _refuse_several_processes()
     keep_freed_memory()
-    config = _choose_machine(named(config))
+    config = choose_machine(named(config))
     _use(config)
     kind = job_of(config)
     kind.check(config)
@@ -311,7 +311,12 @@ def _free_folder(wanted: Path) -> Path:
     return folder
 
 
-def _choose_machine(config: RunConfig) -> RunConfig:
+def choose_machine(config: RunConfig) -> RunConfig:
+    """Device, number format, threads and kernels where the config leaves them open, and why; kernels are in use now.
+
+    Raises:
+        InputError: one that was asked for is not there.
+    """
     t = config.training
     device = choose_device(t.device)
     precision, why = choose_precision(t.precision, device)
