@@ -48,7 +48,7 @@ def training(
 def mini(scratch: Path) -> list[Bar]:
     """A small decoder beside nanoGPT's step and the Trainer."""
     asked = {"nanogpt-bf16": 1.3, "trainer-bf16": 1.6, "trainer-float32": 3.5}
-    return training("mini", 60, 5, asked, None, scratch)
+    return training("mini", 300, 15, asked, None, scratch)
 
 
 def gpt2(scratch: Path) -> list[Bar]:
