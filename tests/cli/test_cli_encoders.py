@@ -331,7 +331,7 @@ def test_a_bert_gets_a_head_for_pairs(finished: Path, launcher: Launcher) -> Non
         ),
         (
             ["bert.toml", "tokenizer.kind=byte-bpe"],
-            "tokenizer.kind: a byte-bpe tokenizer has no [MASK]; expected wordpiece",
+            "tokenizer.kind: a byte-bpe tokenizer has no [MASK]; expected wordpiece or unigram",
         ),
         (["nsp.toml", "training.context=7"], "training.context is 7; expected at least 8"),
         (["bert.toml", "model.config.hiden_size=8"], "hiden_size"),

@@ -75,6 +75,21 @@ def test_saving_and_loading_keep_the_fingerprint(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
 
 
+def test_an_encoder_may_read_words_of_several_characters(
+    trained: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    plain = trained["unigram"]
+    ours = plain.framed()
+    ours.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    first, second = PROSE[2:4]
+    around = [ours.cls_id, *plain.encode(first), ours.sep_id, *plain.encode(second), ours.sep_id]
+    assert theirs(first, second)["input_ids"] == around
+    assert [theirs.mask_token_id, theirs.pad_token_id] == [ours.mask_id, plain.pad_id]
+    assert ours.vocab_size == plain.vocab_size + 3
+
+
 @pytest.mark.parametrize("kind", ["byte-bpe", "unigram", "char"])
 def test_a_text_comes_back_exactly(kind: str, trained: dict[str, Tokenizer]) -> None:
     text = "".join(PROSE[:5]) if kind != "byte-bpe" else ROUND_TRIP + "".join(PROSE[:5])

@@ -205,7 +205,7 @@ def test_a_training_that_gets_worse_stops_early(base: Path, tmp_path: Path) -> N
         ("sentence-similarity", {"finetuning__label_smoothing": 0.1}, "no labels to smooth"),
         ("sentence-embedding", {"finetuning__label_smoothing": 0.1}, "no labels to smooth"),
         ("text-classification", {"finetuning__crf": True}, "has no tags"),
-        ("token-classification", {"finetuning__augmentation": {"delete": 0.1}}, "belong to words"),
+        ("token-classification", {"finetuning__augmentation": {"delete": 0.1}}, "expected replace or mask"),
     ],
 )
 def test_craft_that_a_task_has_no_use_for_is_refused(

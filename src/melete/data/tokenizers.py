@@ -19,6 +19,8 @@ from melete.errors import InputError
 if TYPE_CHECKING:
     from melete.data.fast_encoding import Encoder
 
+# What an encoder needs beside the tokens of a text.
+FRAME = ("[CLS]", "[SEP]", "[MASK]")
 ROLES = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 KINDS = ("byte-bpe", "wordpiece", "unigram", "char", "word")
 
@@ -158,6 +160,17 @@ class Tokenizer:
         return Tokenizer(
             whole.to_str(pretty=True) + "\n", self.config | ({"mask_token": mask} if mask else {})
         )
+
+    def framed(self) -> Tokenizer:
+        """One that gives the same ids, and has an encoder's special tokens, which `AutoTokenizer` puts around texts."""
+        more = self.with_special(FRAME, mask="[MASK]")
+        whole = hf.Tokenizer.from_str(more.definition)
+        ids = [(name, id_) for name in FRAME if (id_ := more.id_of(name)) is not None]
+        whole.post_processor = hf.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+        )
+        names = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        return Tokenizer(whole.to_str(pretty=True) + "\n", more.config | names)
 
     def save(self, folder: Path | str) -> None:
         """Write tokenizer.json and tokenizer_config.json, each by rename, so that neither is ever half there."""

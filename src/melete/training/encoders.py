@@ -21,7 +21,7 @@ from melete.data.encoder_cache import HanWords, Meta, encoder_text
 from melete.data.encoder_text import EncoderText, Sample, Samples
 from melete.data.sampling import Phases, rng_for
 from melete.data.scripts import HAN
-from melete.data.tokenizers import Tokenizer
+from melete.data.tokenizers import FRAME, Tokenizer
 from melete.errors import InputError
 from melete.models import build_encoder, encoder_families, family, is_spec
 from melete.models.checkpoint import load_encoder, locate
@@ -74,12 +74,12 @@ class EncoderJob(Job):
     def check(cls, config: RunConfig) -> None:
         """See `Job.check`."""
         check_model(config)
-        section = config.tokenizer
-        if is_spec(config.model.source) and not section.source and section.kind != cls.tokenizer_kind:
+        section, kinds = config.tokenizer, dict.fromkeys((cls.tokenizer_kind, "unigram"))
+        if is_spec(config.model.source) and not section.source and section.kind not in kinds:
             raise InputError(
                 f"a {section.kind} tokenizer has no [MASK]",
                 where="tokenizer.kind",
-                expected=cls.tokenizer_kind,
+                expected=" or ".join(kinds),
             )
         least = 8 if config.objective.pair else 4
         if config.training.context < least:
@@ -116,8 +116,11 @@ class EncoderJob(Job):
 
     @classmethod
     def new_tokenizer(cls, config: RunConfig, texts: Texts) -> Tokenizer:
-        """One trained on the training text."""
-        return tokenizer_for(config, texts)
+        """One trained on the training text, with an encoder's special tokens."""
+        if config.tokenizer.kind == "wordpiece":
+            return tokenizer_for(config, texts)
+        room = config.tokenizer.vocab_size - len(FRAME)
+        return tokenizer_for(configs.change(config, {"tokenizer.vocab_size": room}), texts).framed()
 
     @classmethod
     def prepare(cls, config: RunConfig, tokenizer: Tokenizer | None = None) -> Self:

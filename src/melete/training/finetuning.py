@@ -11,12 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import msgspec
 import numpy as np
 from torch import Tensor
 
 from melete import config as configs
 from melete.baselines.labelled import baselines_for
-from melete.config import AugmentationSection, DecodingSection, FinetuningSection, RunConfig
+from melete.config import DecodingSection, FinetuningSection, RunConfig
 from melete.console import duration, say
 from melete.data.augmentation import Augmentation
 from melete.data.batch import Batch, Example
@@ -67,7 +68,7 @@ class FinetuneJob(Job):
         task: its name on the Hub.
         head_task: the head that the model wears; "" = that of the task; see `head`.
         predictor_kind: how it reads rows and answers them.
-        changeable: whether augmentation may change its texts.
+        changes: ways in which augmentation may change its texts.
         windowed: whether long texts are read in windows, not cut.
         writes: whether answers are written, token by token.
         kept: fields of the predictor that the model's folder knows.
@@ -80,7 +81,7 @@ class FinetuneJob(Job):
     task: ClassVar[str]
     head_task: ClassVar[str] = ""
     predictor_kind: ClassVar[type[RowPredictor]]
-    changeable: ClassVar[bool] = False
+    changes: ClassVar[tuple[str, ...]] = ()
     windowed: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
@@ -165,8 +166,10 @@ class FinetuneJob(Job):
         else:
             load_config(locate(section.source))
         tuning = config.finetuning
-        if tuning.augmentation != AugmentationSection() and not cls.changeable:
-            raise InputError(f"the labels of {cls.task} belong to words", where="finetuning.augmentation")
+        for way, share in msgspec.structs.asdict(tuning.augmentation).items():
+            if share and way not in cls.changes:
+                where, ways = f"finetuning.augmentation.{way}", " or ".join(cls.changes) or "none"
+                raise InputError(f"the labels of {cls.task} belong to words", where=where, expected=ways)
         if tuning.class_weights and cls.task not in (CLASSIFICATION, TAGGING):
             raise InputError(f"{cls.task} has no labels to weigh", where="finetuning.class_weights")
         if not cls.writes:
@@ -455,9 +458,10 @@ class FinetuneJob(Job):
     def _sentences(self, config: RunConfig) -> Iterable[np.ndarray] | None:
         """Where each training piece may be changed, if anything is."""
         tuning = config.finetuning
-        return self._free(tuning) if _augmentation(tuning, self.tokenizer).active else None
+        return self.free(tuning) if _augmentation(tuning, self.tokenizer).active else None
 
-    def _free(self, tuning: FinetuningSection) -> Iterable[np.ndarray]:
+    def free(self, tuning: FinetuningSection) -> Iterable[np.ndarray]:
+        """What may be changed of each training piece; see `LabelledPiece.sentence`."""
         for piece, owner in zip(self.train.pieces, self.train.owners, strict=True):
             if tuning.augmentation.shuffle:
                 yield sentence_numbers(piece, self.rows.train[owner].texts, self.tokenizer)

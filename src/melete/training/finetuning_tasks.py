@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from melete import config as configs
-from melete.config import RunConfig
+from melete.config import AugmentationSection, FinetuningSection, RunConfig
 from melete.data.batch import Batch, Example
 from melete.data.labelled.rows import (
     CLASSIFICATION,
@@ -48,7 +48,7 @@ class ClassificationJob(FinetuneJob):
 
     task = CLASSIFICATION
     predictor_kind = TextClassification
-    changeable = True
+    changes = AugmentationSection.__struct_fields__
     rehearsed: ClassVar[dict[str, Any]] = {"problem_type": SINGLE}
 
     def head_fields(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class SimilarityJob(FinetuneJob):
     task = SIMILARITY
     head_task = CLASSIFICATION  # the same head: its one output is the number
     predictor_kind = TextClassification
-    changeable = True
+    changes = AugmentationSection.__struct_fields__
     rehearsed: ClassVar[dict[str, Any]] = {"id2label": ("score",), "problem_type": REGRESSION}
 
     def head_fields(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class EmbeddingJob(FinetuneJob):
     task = SIMILARITY
     head_task = "feature-extraction"
     predictor_kind = FeatureExtraction
-    changeable = True
+    changes = AugmentationSection.__struct_fields__
 
     def reader(self, config: RunConfig, model: Network, tokenizer: Any, folder: Path) -> FeatureExtraction:
         """See `FinetuneJob.reader`."""
@@ -194,6 +194,7 @@ class TaggingJob(FinetuneJob):
 
     task = TAGGING
     predictor_kind = TokenClassification
+    changes = ("replace", "mask")  # every word stays in its place
     windowed = True
     kept = ("crf",)
 
@@ -209,6 +210,11 @@ class TaggingJob(FinetuneJob):
     def head_fields(self) -> dict[str, Any]:
         """See `FinetuneJob.head_fields`."""
         return {"id2label": self.rows.labels}
+
+    def free(self, tuning: FinetuningSection) -> Iterable[np.ndarray]:
+        """See `FinetuneJob.free`: all but what stands around the words."""
+        special = list(self.tokenizer.special_ids)
+        return (np.isin(piece.ids, special, invert=True).astype(np.int64) for piece in self.train.pieces)
 
     def labels_of(self, rows: Sequence[LabelledRow], encoded: Pieces) -> Iterable[Any]:
         """See `FinetuneJob.labels_of`."""
