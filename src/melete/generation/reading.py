@@ -13,6 +13,7 @@ from torch import Tensor
 
 from melete.data.batch import Batch
 from melete.errors import InputError
+from melete.generation.captured import Steps
 from melete.generation.settings import GenerationSettings
 from melete.models.base import EncoderDecoder
 from melete.nn.attention_weights import AttentionWeights
@@ -71,6 +72,7 @@ class Reading:
         self._cache: KVCache | None = None
         self._guessed = 0  # of the newest positions of the cache
         self.device = next(model.parameters()).device
+        self._steps = Steps(None if watch else model, self.device)
         self.attended = torch.empty(0)
 
     def __len__(self) -> int:
@@ -114,6 +116,7 @@ class Reading:
             self._select(self._cache, rows, [row // self._share for row in rows[:: self._share]])
 
     def _select(self, cache: KVCache, rows: Sequence[int], sources: Sequence[int]) -> None:
+        self._steps.forget()
         cache.select(*(torch.tensor(list(some), device=self.device) for some in (rows, sources)))
 
     def _read_newest(self, draft: list[int]) -> Tensor:
@@ -124,6 +127,10 @@ class Reading:
                 if len(row) > self._context:
                     del row[: -max(self._context // 2, 1)]
             return self._read_all()
+        if not draft:
+            newest, places = [row[-1] for row in self.rows], [len(row) - 1 for row in self.rows]
+            if (step := self._steps.ready(cache, newest, places, self._room)) is not None:
+                return step(newest, places)
         draft = draft[: cache.max_length - cache.length - 1]
         self._guessed = len(draft)
         count = len(self.rows)
@@ -144,6 +151,7 @@ class Reading:
         of_row = [places.setdefault((tuple(row), tuple(source)), len(places)) for row, source in pairs]
         different = [row for row, _ in places]
         room = min(self._context, max(map(len, different)) + self._room)
+        self._steps.forget()
         self._cache = cache = self._model.new_cache(len(places), room)
         batch = Batch.from_rows(different, left=True)
         if self._sources:

@@ -56,6 +56,8 @@ class KVCache:
         plain: no padding and one document a row so far, so that attention needs no mask.
         source: what was read beside; as many rows in a row share one of its rows as it takes.
         branches: what the next tokens see, where rows hold more than one text; None: all of their document.
+        place: where the next token is written, int64 (1,) on the device, in a pass whose shapes never change: then
+            `update` returns all there is room for, and whoever set it counts. None: behind what is held.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class KVCache:
         self.plain = True
         self.source: Source | None = None
         self.branches: Branches | None = None
+        self.place: Tensor | None = None
 
     @property
     def max_length(self) -> int:
@@ -88,6 +91,9 @@ class KVCache:
         Raises:
             InputError: more positions than the cache has room for.
         """
+        if self.place is not None:
+            all_keys, all_values = self.keys[layer], self.values[layer]
+            return all_keys.index_copy_(2, self.place, keys), all_values.index_copy_(2, self.place, values)
         stop = self.reserve(keys.shape[2]) + keys.shape[2]
         self.keys[layer, :, :, self.length : stop] = keys
         self.values[layer, :, :, self.length : stop] = values
@@ -113,6 +119,8 @@ class KVCache:
             doc_ids: documents of these positions, int32 (B, T).
             plain: see the attribute; what the mask of this pass found.
         """
+        if self.place is not None:
+            return
         self.plain = plain
         stop = self.length + doc_ids.shape[1]
         self.doc_ids[:, self.length : stop] = doc_ids
