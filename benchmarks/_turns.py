@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+from melete import machine
 from melete.console import Progress
 
 
@@ -56,9 +56,9 @@ def peak_memory() -> int:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    # `ru_maxrss` would know the parent's too.
-    status = Path("/proc/self/status").read_text("utf-8")
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    held = machine.peak_memory()
+    assert held is not None, "this system does not tell how much memory a process held"
+    return held
 
 
 @dataclass

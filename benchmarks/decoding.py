@@ -23,9 +23,6 @@ from typing import Any
 from _turns import Turns, take_turns
 from melete.machine import usable_cores
 
-# Bytes of a weight that a step reads.
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5625}
-
 
 @dataclass(frozen=True)
 class Task:
@@ -147,13 +144,15 @@ USUAL = {
 
 def compare(folder: Path, task: Task, weights: int, rows: int, names: list[str]) -> dict[str, Any]:
     """Median tokens/s of each side, lowest and highest, what that is in bytes of weights read, and its memory."""
+    from melete.compression.prepare import bytes_of_weight  # not at the top: as in `main`
+
     sides = {name: (SIDES[name][0], (folder, task, rows, SIDES[name][1])) for name in names}
     seen = take_turns(f"decoding, batch {rows}", sides, [dict.fromkeys(names, 1)] * task.rounds)
     peer = seen["ctranslate2 int8"].rate if "ctranslate2 int8" in seen else None
     best = max((side.rate for name, side in seen.items() if not name.startswith("melete")), default=None)
     figures = {}
     for name, side in seen.items():
-        read = weights * BYTES[SIDES[name][1]] * side.rate / rows / 1e9
+        read = weights * bytes_of_weight(SIDES[name][1]) * side.rate / rows / 1e9
         figures[name] = {
             "tokens_per_second": round(side.rate, 1),
             "lowest": round(min(side.rates), 1),

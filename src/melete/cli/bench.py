@@ -123,11 +123,11 @@ def _next(report: Report) -> str:
     """The peers beside it where there are benchmarks; else something to do with what was measured."""
     from melete.models import is_spec
 
-    peers = Path(__file__).parents[3] / "benchmarks"
-    scripts = {"training": "training", "decoding": "decoding", "encoding": "encoding"}
-    first = report.figures[0]
-    script = peers / f"{scripts[first.what]}.py"
+    first, checkout = report.figures[0], Path(__file__).parents[3]
+    script = checkout / "benchmarks" / f"{first.what}.py"
     if is_spec(first.model) and script.is_file():
+        if Path.cwd() == checkout:
+            script = script.relative_to(checkout)
         return f"python {shlex.quote(str(script))}   (the same beside other programs)"
     if is_spec(first.model):
         return f"melete pretrain {first.model.partition(':')[0]} --data FILE --minutes 10"
