@@ -43,8 +43,11 @@ SEEDS = (0, 1, 2)
 OURS = "the recipe"
 # What is taken out of the recipe, and what stands in its place
 WITHOUT: dict[str, tuple[str, ...]] = {
-    "Muon: AdamW for all": ("optimizer.name=adamw", "optimizer.learning_rate=2e-3"),
+    "counts: random weights": ("model.init=zero-residual", "optimizer.learning_rate=0.01"),
+    "Muon: AdamW for all": ("optimizer.name=adamw",),
     "short rows first": ("training.context_schedule=[]",),
+    "small steps: 4,096 tokens": ("training.batch_tokens=4096", "training.micro_batch_rows=16"),
+    "a long straight decay: cosine": ("schedule.name=cosine",),
 }
 _RUNG = 1.5  # one run of a kind has so many times the steps of the one before
 _RUNGS = 4  # at most, upwards
@@ -194,7 +197,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
 
 
 def _figures(run: Path) -> dict[str, Any] | None:
-    """Of a finished run; its seconds are those of its steps alone."""
+    """Of a finished run; its seconds are those of its steps, and of what was counted before them."""
     if not (run / "events.jsonl").is_file():
         return None
     events = list(events_of(run))
@@ -208,7 +211,7 @@ def _figures(run: Path) -> dict[str, Any] | None:
         "steps": len(steps),
         "tokens": steps[-1]["tokens"],
         "loss": losses[-1],
-        "seconds": sum(event["seconds"] for event in steps),
+        "seconds": started["init_seconds"] + sum(event["seconds"] for event in steps),
     }
 
 

@@ -52,7 +52,8 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 class ModelSection(_Section, frozen=True):
     source: str = "qwen3:mini"  # family:preset (from scratch), a folder, or a Hub id (continued training)
-    init: str = ""  # initialisation scheme; empty = the family's own
+    # initialisation scheme; empty = the family's own; bigrams = embedding and output from counts of pairs in the text
+    init: str = ""
     config: dict[str, Any] = {}  # fields of the family's config to change, e.g. {num_hidden_layers = 4}
 
 

@@ -229,6 +229,17 @@ def test_every_initialisation_trains(folder: Path, scheme: str) -> None:
     assert melete("train", "recipe.toml", "name=r", f"model.init={scheme}", *sizes, "training.steps=2") == 0
 
 
+def test_who_has_counted_knows_more_at_the_first_step(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    train, tied = ["train", "recipe.toml", "model.source=qwen3:nano"], "model.config.tie_word_embeddings"
+    for name in ("zero-residual", "bigrams"):
+        assert melete(*train, f"name={name}", f"model.init={name}", f"{tied}=false", "training.steps=1") == 0
+    drawn, counted = (events(Path("runs", name), "step")[0] for name in ("zero-residual", "bigrams"))
+    assert counted["loss"] < drawn["loss"] - 0.2
+    assert events(Path("runs/bigrams"), "start")[0]["init_seconds"] > 0
+    assert melete(*train, "name=refused", "model.init=bigrams", f"{tied}=true") == 2
+    assert "bigrams need one embedding, and an output matrix of its own" in capsys.readouterr().err
+
+
 def test_context_schedule_starts_with_short_rows(folder: Path) -> None:
     change = "training.context_schedule=[[0.0, 4], [0.5, 16]]"
     assert melete("train", "recipe.toml", "name=r", change) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,12 @@ from melete.data.batch import Batch
 from melete.data.corpus import Corpus
 from melete.data.sampling import PackedRows, Phases
 from melete.data.tokenizers import Tokenizer
+from melete.errors import InputError
 from melete.generation.generate import complete
 from melete.models import build, causal_families, is_spec
 from melete.models.base import Decoder
 from melete.models.checkpoint import load_model, locate
+from melete.nn.bigrams import bigram_factors
 from melete.objectives.base import Objective
 from melete.objectives.causal_lm import CausalLM
 from melete.training.building import (
@@ -29,6 +32,9 @@ from melete.training.building import (
 )
 from melete.training.job import About, Card, Job, Sources
 from melete.training.prepare import Prepared, prepare_data
+
+# `model.init` that counts which token follows which, and how many tokens it counts at most.
+_COUNTED, _MOST_COUNTED = "bigrams", 20_000_000
 
 
 class CausalJob(Job):
@@ -67,8 +73,12 @@ class CausalJob(Job):
 
     def build(self, config: RunConfig) -> Objective:
         """See `Job.build`."""
+        begun = time.perf_counter()
         model = _model(config, fields_of(self.tokenizer, "bos", "eos", "pad"))
         check_vocabulary(config, self.tokenizer, model)
+        if config.model.init == _COUNTED and is_spec(config.model.source):
+            _know_bigrams(model, self.data.train, config.seed)
+        self.init_seconds = time.perf_counter() - begun
         return _objective(config, model)
 
     def reopen(self, config: RunConfig, checkpoint: Path) -> Objective:
@@ -121,7 +131,26 @@ def _model(config: RunConfig, of_tokenizer: dict[str, Any]) -> Decoder:
     if not is_spec(section.source):
         return load_model(locate(section.source)).train()
     fields = {"max_position_embeddings": config.training.context, **section.config, **of_tokenizer}
-    return build(section.source, seed=config.seed, init=section.init or None, **fields)
+    init = "zero-residual" if section.init == _COUNTED else section.init
+    return build(section.source, seed=config.seed, init=init or None, **fields)
+
+
+@torch.no_grad()
+def _know_bigrams(model: Decoder, corpus: Corpus, seed: int) -> None:
+    """Blocks that add nothing yet stand between the embedding and the output: the logits of pairs hold from there."""
+    embeddings = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    if len(embeddings) != 1 or embeddings[0] is model.head_weight:
+        raise InputError(
+            "bigrams need one embedding, and an output matrix of its own",
+            where="model.init",
+            do="use qwen3 with model.config.tie_word_embeddings=false",
+        )
+    ids = corpus.read(0, min(len(corpus), _MOST_COUNTED))
+    vocab_size, width = embeddings[0].shape
+    for weight, value in zip(
+        (embeddings[0], model.head_weight), bigram_factors(ids, vocab_size, width, seed), strict=True
+    ):
+        weight.copy_(value)
 
 
 def _objective(config: RunConfig, model: Decoder) -> CausalLM:

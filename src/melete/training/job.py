@@ -151,6 +151,7 @@ class Job(ABC):
         tokenizer: kept in the run folder, and saved with every checkpoint.
         notes: what was found and decided about the data, line by line.
         tokens: of the training text: those of one epoch.
+        init_seconds: what `build` took: weights may be counted from the text, and that is training, too.
     """
 
     reads: ClassVar[tuple[str, ...]]
@@ -159,6 +160,7 @@ class Job(ABC):
     tokenizer: Tokenizer
     notes: tuple[str, ...]
     tokens: int
+    init_seconds: float = 0.0
 
     @classmethod
     @abstractmethod

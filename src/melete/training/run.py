@@ -190,6 +190,7 @@ def _train(
             device=t.device,
             precision=t.precision,
             threads=torch.get_num_threads(),
+            init_seconds=job.init_seconds,
             command=" ".join(sys.argv),
         )
     reason = trainer.train()
