@@ -131,4 +131,6 @@ def _next(report: Report) -> str:
         return f"python {shlex.quote(str(script))}   (the same beside other programs)"
     if is_spec(first.model):
         return f"melete pretrain {first.model.partition(':')[0]} --data FILE --minutes 10"
+    if any(figure.what == "encoding" for figure in report.figures):
+        return f"melete embed {shlex.quote(first.model)} --data FILE"
     return f"melete evaluate {shlex.quote(first.model)} --data FILE"
