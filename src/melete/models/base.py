@@ -323,10 +323,10 @@ class Decoder(Network):
 
     def _context(self, batch: Batch, cache: KVCache | None) -> int:
         """Positions in play once this batch is read."""
-        if (
-            cache is not None and cache.place is not None
-        ):  # to look at positions would be to wait for the device
-            return self._checked_length(cache.max_length)
+        # To look at positions would be to wait for the device; and a table for so many never grows, so that a pass
+        # that was recorded may go on reading it.
+        if cache is not None and cache.place is not None:
+            return self.config.max_position_embeddings
         longest = batch.input_ids.shape[1] if cache is None else int(batch.position_ids.max()) + 1
         return self._checked_length(longest)
 
