@@ -14,6 +14,8 @@ Without a GPU the same code runs on the CPU with tiny models, in two or three mi
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,9 +38,15 @@ CHECKED = {
 NO_GPU = "No NVIDIA GPU here: tiny models on the CPU, to see that it works. These figures measure NOTHING."
 
 
-def commands(names: list[str], gpu: bool) -> dict[str, list[str]]:
+# What is left of the peers where nothing can be compiled.
+UNCOMPILED = {"training": ["--side", "nanogpt-bf16", "--side", "trainer-bf16"], "decoding": _OURS_AND_THEIRS}
+
+
+def commands(names: list[str], gpu: bool, compiler: bool = True) -> dict[str, list[str]]:
     """What is run for each part."""
     found = {name: (MEASURED if gpu else CHECKED)[name] for name in names}
+    if gpu and not compiler:
+        found = {name: [*options, *UNCOMPILED.get(name, [])] for name, options in found.items()}
     return {
         name: [sys.executable, str(HERE / script), *options] for name, (script, *options) in found.items()
     }
@@ -53,6 +61,7 @@ def main() -> None:
     asked = parser.parse_args().parts or list(MEASURED)
     if unknown := set(asked) - set(MEASURED):
         parser.error(f"{unknown.pop()!r} is not one of {', '.join(MEASURED)}")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the Trainer would take all that it sees
     import torch
 
     gpu = torch.cuda.is_available()
@@ -60,7 +69,10 @@ def main() -> None:
         sys.exit("This GPU does not multiply bfloat16: nothing to compare.")
     if not gpu:
         print(NO_GPU, flush=True)
-    for name, command in commands(asked, gpu).items():
+    compiler = shutil.which(os.environ.get("CC") or "cc") is not None or shutil.which("gcc") is not None
+    if gpu and not compiler:
+        print("No C compiler here: without the peers that compile, nanogpt-compiled and transformers static.")
+    for name, command in commands(asked, gpu, compiler).items():
         begun = time.monotonic()
         print(f"\n== {name}", flush=True)
         if code := subprocess.run(command).returncode:

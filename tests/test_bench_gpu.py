@@ -36,6 +36,7 @@ def test_a_machine_without_a_gpu_checks_all_parts_and_says_that_it_measures_noth
         subprocess, "run", lambda command: ran.append(command) or SimpleNamespace(returncode=0)
     )
     monkeypatch.setattr(sys, "argv", ["bench_gpu.py"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     module.main()
     assert [Path(command[1]).name for command in ran] == ["training.py", "decoding.py", "encoding.py"]
     assert all("tiny" in " ".join(command) and "cuda" not in command for command in ran)
@@ -50,6 +51,10 @@ def test_sides_and_shapes_that_are_asked_for_are_there(benchmark: Any) -> None:
         shapes = [option for option in commands["training"] if option in training.SHAPES]
         assert shapes
         assert all(set(training.SHAPES[name].sides) <= set(training.SIDES) for name in shapes)
+    bare = module.commands(list(module.MEASURED), gpu=True, compiler=False)
+    assert not any(
+        word in option for options in bare.values() for option in options for word in ("static", "-compiled")
+    )
     for script, name in ((decoding, "decoding"), (encoding, "encoding")):
         options = module.CHECKED[name]
         assert options[options.index("--sides") + 1 :] == script.ON_GPU  # all that a GPU will measure
