@@ -14,7 +14,6 @@ import pytest
 from melete import config as configs
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"steps": 100, "reference_steps": 300, "machine": "x86_64, 2 cores"}
 
 
 @pytest.fixture
@@ -37,6 +36,7 @@ def trained(cell: Any, *_: Any) -> dict[str, Any]:
         "steps": cell.steps,
         "tokens": 2048 * cell.steps,
         "seconds": float(cell.steps),
+        "init_seconds": 0.0,
     }
     return {"kind": cell.kind, "seed": cell.seed, **figures, "loss": loss + 0.01 * cell.seed}
 
@@ -58,11 +58,14 @@ def test_cells_follow_until_the_loss_lies_between_two_of_each_kind(
     assert sum(name.startswith("nanogpt") for name in cells) == len(race.RATES) + 2
     page = (tmp_path / "RESULT.md").read_text()
     assert page.startswith("# By hand\n") and page.endswith("\n\nKept.\n") and "old" not in page
-    assert "| the recipe | 13.00 M | 100 | 0.20 M | 100 | 4.0100 (4.0000 to 4.0200) |" in page
-    assert "| the recipe | 109 | 0.22 M | 109 | 1.00x |" in page
-    assert page.count("1.84x") == len(race.WITHOUT)  # (1.2 ** (1 / 0.3))
+    assert "| the recipe | 13.00 M | 100 | 0.20 M |  | 4.0100 (4.0000 to 4.0200) |" in page
+    assert "| the recipe | 109 | 0.22 M |  |  |" in page
     race.main([*command, "--list"])
     assert "nothing is left" in capsys.readouterr().out
+    race.main([*command, "--pace"])
+    page = (tmp_path / "RESULT.md").read_text()
+    assert "| the recipe | 109 | 0.22 M | 109 | 1.00x |" in page
+    assert page.count("1.84x") == len(race.WITHOUT)  # 1.2 ** (1 / 0.3)
     with pytest.raises(SystemExit, match="give another --folder"):
         race.main(["--steps", "99", "--folder", str(tmp_path)])
 
@@ -74,12 +77,6 @@ def test_steps_to_a_loss_lie_on_a_line_between_the_runs_around_it(race: Any) -> 
     assert race.next_steps({100: 4.0}, 3.5, 100) == 150
     assert race.next_steps({100: 3.4}, 3.5, 100) == 67
     assert race.next_steps({100: 4.0, 150: 3.4}, 3.5, 100) is None
-
-
-def test_a_measured_pace_decides_the_seconds(race: Any) -> None:
-    cell = trained(race.Cell("the recipe", 100, 0, ()))
-    book = {"settings": SETTINGS, "cells": {"a": cell}, "pace": {"the recipe": 0.25}}
-    assert "| the recipe | 13.00 M | 100 | 0.20 M | 25 | 4.0000 |" in race.tables(book)
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def fill(cell: Cell, folder: Path, minutes: float) -> dict[str, Any]:
 
 def _nanogpt(cell: Cell, minutes: float) -> dict[str, Any]:
     sizes = ("--steps", str(cell.steps), "--minutes", f"{minutes:g}", "--seed", str(cell.seed))
-    return json.loads(_run([*NANOGPT, *cell.changes, *sizes], Path()))
+    return {"init_seconds": 0.0, **json.loads(_run([*NANOGPT, *cell.changes, *sizes], Path()))}
 
 
 def _melete(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -211,25 +211,26 @@ def _figures(run: Path) -> dict[str, Any] | None:
         "steps": len(steps),
         "tokens": steps[-1]["tokens"],
         "loss": losses[-1],
+        "init_seconds": started["init_seconds"],
         "seconds": started["init_seconds"] + sum(event["seconds"] for event in steps),
     }
 
 
-def paced(book: Mapping[str, Any], minutes: float) -> dict[str, float]:
-    """Seconds of a step of each kind, by a short run of each, in turns."""
+def paced(book: Mapping[str, Any], minutes: float) -> dict[str, tuple[float, float]]:
+    """Seconds before the first step, and of a step, of each kind, by a short run of each, in turns."""
     rate = best_rate(book) or BEST_RATE
     kinds = [Cell(OURS, _PACED, 0, ())]
     kinds += [Cell(f"without {name}", _PACED, 0, changes) for name, changes in WITHOUT.items()]
-    seconds: dict[str, list[float]] = {}
+    seen: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(3):
             folder = Path(scratch, str(turn))
             folder.mkdir()
             for cell in (reference(rate, _PACED, 0), *kinds):
                 found = fill(cell, folder, minutes)
-                kind = cell.kind if cell.ours else "nanoGPT"
-                seconds.setdefault(kind, []).append(found["seconds"] / found["steps"])
-    return {kind: median(found) for kind, found in seconds.items()}
+                first, kind = found["init_seconds"], cell.kind if cell.ours else "nanoGPT"
+                seen.setdefault(kind, []).append((first, (found["seconds"] - first) / found["steps"]))
+    return {kind: (median(a for a, _ in times), median(b for _, b in times)) for kind, times in seen.items()}
 
 
 def once(minutes: float, steps: int) -> dict[str, Any]:
@@ -270,36 +271,32 @@ def _row(book: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -> list[st
     cell, losses = group[0], [cell["loss"] for cell in group]
     spread = f" ({min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
     numbers = (f"{cell['parameters'] / 1e6:.2f} M", f"{cell['steps']:,}", f"{cell['tokens'] / 1e6:.2f} M")
-    return [cell["kind"], *numbers, f"{_seconds(book, group):,.0f}", f"{fmean(losses):.4f}{spread}"]
+    seconds = _seconds(book, cell["kind"], cell["steps"])
+    return [cell["kind"], *numbers, _said(seconds), f"{fmean(losses):.4f}{spread}"]
 
 
-def _seconds(book: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -> float:
-    """Of training: by the pace of the kind where it has been measured, else as it was."""
-    kind = "nanoGPT" if group[0]["kind"].startswith("nanoGPT") else group[0]["kind"]
-    if kind in book["pace"]:
-        return group[0]["steps"] * book["pace"][kind]
-    return fmean(cell["seconds"] for cell in group)
+def _said(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.0f}"
+
+
+def _seconds(book: Mapping[str, Any], kind: str, steps: float) -> float | None:
+    """Of training, by the pace of the kind; None: it has not been measured."""
+    pace = book["pace"].get("nanoGPT" if kind.startswith("nanoGPT") else kind)
+    return None if pace is None else pace[0] + pace[1] * steps
 
 
 def _searched(book: Mapping[str, Any], kind: str, goal: float) -> list[str]:
     """Steps, tokens and seconds that a kind takes to the goal."""
-
-    def costs(kind: str) -> tuple[float, float, float] | None:
-        steps = steps_to(trials(book, kind), goal)
-        runs = [cell for cell in book["cells"].values() if cell["kind"] == kind and cell["seed"] == 0]
-        if steps is None:
-            return None
-        share = steps / max(sum(cell["steps"] for cell in runs), 1)
-        tokens = share * sum(cell["tokens"] for cell in runs)
-        return steps, tokens, share * sum(_seconds(book, [cell]) for cell in runs)
-
-    found, ours = costs(kind), costs(OURS)
-    if found is None:
-        tried = trials(book, kind)
+    tried = trials(book, kind)
+    steps, ours = steps_to(tried, goal), steps_to(trials(book, OURS), goal)
+    if steps is None:
         said = f"more than {max(tried):,}" if min(tried.values()) > goal else f"at most {min(tried):,}"
         return [kind, said, "", "", ""]
-    beside = "" if ours is None else f"{found[2] / ours[2]:.2f}x"
-    return [kind, f"{found[0]:,.0f}", f"{found[1] / 1e6:.2f} M", f"{found[2]:,.0f}", beside]
+    cells = [cell for cell in book["cells"].values() if cell["kind"] == kind]
+    tokens = steps * fmean(cell["tokens"] / cell["steps"] for cell in cells)
+    seconds, beside = _seconds(book, kind, steps), None if ours is None else _seconds(book, OURS, ours)
+    ratio = f"{seconds / beside:.2f}x" if seconds and beside else ""
+    return [kind, f"{steps:,.0f}", f"{tokens / 1e6:.2f} M", _said(seconds), ratio]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -308,8 +305,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 _BEGIN, _END = "<!-- race.py writes what follows -->", "<!-- up to here -->"
 _TABLES = """
-Seconds are those of training alone ({machine}; {pace}). Where there are several seeds: the mean of
-their losses, and the lowest to the highest.
+Seconds are those of training, counting included ({machine}): the pace of each kind, the median of three short
+runs in turns, times the steps; empty where it has not been measured. Where there are several seeds: the mean of their
+losses, and the lowest to the highest.
 
 {runs}
 
@@ -376,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.once:
         found = once(args.minutes, args.steps)
-        print(json.dumps(found) if args.json else _said(found))
+        print(json.dumps(found) if args.json else _in_words(found))
         return
     book = _book(args)
     if args.list:
@@ -405,7 +403,7 @@ def _keep(folder: Path, book: Mapping[str, Any]) -> None:
     write_page(folder / "RESULT.md", book)
 
 
-def _said(found: Mapping[str, Any]) -> str:
+def _in_words(found: Mapping[str, Any]) -> str:
     lines = [
         f"{side}: {found[side]['steps']:,} steps, {found[side]['tokens']:,} tokens, "
         f"{duration(found[side]['seconds'])}, validation loss {found[side]['loss']:.4f}"
