@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.once:
-        found = once(args.minutes, args.steps)
+        found = once(args.minutes, args.steps or configs.load(RECIPE).training.steps)
         print(json.dumps(found) if args.json else _in_words(found))
         return
     book = _book(args)
