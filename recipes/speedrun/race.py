@@ -252,17 +252,12 @@ def tables(book: Mapping[str, Any]) -> str:
         groups.setdefault((cell["kind"], cell["steps"]), []).append(cell)
     head = ["", "parameters", "steps", "tokens", "seconds", "validation loss"]
     kinds = {OURS: (), **{f"without {name}": changes for name, changes in WITHOUT.items()}}
-    return _TABLES.format(
-        runs=_table(head, [_row(book, group) for group in groups.values()]),
-        goal="not known yet" if goal is None else f"{goal:.4f}",
-        ablations=_table(
-            ["", "steps", "tokens", "seconds", "beside the recipe's"],
-            [] if goal is None else [_searched(book, kind, goal) for kind in kinds if trials(book, kind)],
-        ),
-        pace="each kind alone, in turns, medians of 3"
-        if book["pace"]
-        else "each run as it was, whatever else ran",
-        **settings,
+    runs = _RUNS.format(runs=_table(head, [_row(book, group) for group in groups.values()]), **settings)
+    if goal is None:
+        return runs
+    worth = [_searched(book, kind, goal) for kind in kinds if trials(book, kind)]
+    return runs + _WORTH.format(
+        goal=goal, worth=_table(["", "steps", "tokens", "seconds", "beside the recipe's"], worth)
     )
 
 
@@ -304,17 +299,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 _BEGIN, _END = "<!-- race.py writes what follows -->", "<!-- up to here -->"
-_TABLES = """
+_RUNS = """
 Seconds are those of training, counting included ({machine}): the pace of each kind, the median of three short
 runs in turns, times the steps; empty where it has not been measured. Where there are several seeds: the mean of their
 losses, and the lowest to the highest.
 
 {runs}
 
-What each ingredient is worth: steps until the loss is {goal}, on a straight line of loss over log(steps) between the
-two runs around it; seed 0.
+"""
+_WORTH = """What each ingredient is worth: steps until the loss is {goal:.4f}, by a straight line of loss over
+log(steps) between the two runs around it; seed 0.
 
-{ablations}
+{worth}
 
 """
 
