@@ -43,8 +43,13 @@ SEEDS = (0, 1, 2)
 OURS = "the recipe"
 # What is taken out of the recipe, and what stands in its place
 WITHOUT: dict[str, tuple[str, ...]] = {
-    "counts: random weights": ("model.init=zero-residual", "optimizer.learning_rate=0.01"),
-    "Muon: AdamW for all": ("optimizer.name=adamw",),
+    "counts: random weights": ("model.init=zero-residual",),
+    "counts and AdamW: random weights and Muon": (
+        "model.init=zero-residual",
+        "optimizer.name=muon",
+        "optimizer.learning_rate=0.01",
+    ),
+    "AdamW: Muon for matrices": ("optimizer.name=muon", "optimizer.learning_rate=0.002"),
     "short rows first": ("training.context_schedule=[]",),
     "small steps: 4,096 tokens": ("training.batch_tokens=4096", "training.micro_batch_rows=16"),
     "a long straight decay: cosine": ("schedule.name=cosine",),
