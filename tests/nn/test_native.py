@@ -50,6 +50,13 @@ def test_activations(kind: str) -> None:
     check(lambda x: functional.gated_halves(x, kind), draw(5, 9, 66))
 
 
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "silu"])
+def test_activations_of_large_numbers(kind: str) -> None:
+    x = torch.tensor([-3e4, -200.0, -88.5, -87.0, -11.0, -9.5, -1.0, 0.0, 9.5, 11.0, 88.5, 3e4])
+    check(lambda x: functional.activate(x, kind).clamp(-1e4, 1e4), x)
+    check(lambda x: functional.gated(x, torch.ones_like(x), kind).clamp(-1e4, 1e4), x)
+
+
 def test_norms_and_linear() -> None:
     check(lambda x, w, b: functional.layer_norm(x, w, b, 1e-5), draw(3, 50, 65) + 1.0, draw(65), draw(65))
     check(lambda x, w: functional.rms_norm(x, w, 1e-5), draw(3, 50, 65), draw(65))

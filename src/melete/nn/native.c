@@ -42,16 +42,6 @@ static inline float exponential(float x) {
     return x < -87.0f ? 0.0f : y;
 }
 
-/* 1 / x for 1 <= x < 2^126, to about 1e-7: three steps of Newton's method are sooner done than a division. */
-static inline float inverse(float x) {
-    union { float value; int32_t bits; } c = {x};
-    c.bits = 0x7EF311C7 - c.bits;
-    float y = c.value;
-    y *= 2.0f - x * y;
-    y *= 2.0f - x * y;
-    return y * (2.0f - x * y);
-}
-
 /* ---------------------------------------------------------------------- transposition */
 
 typedef bf16 eight __attribute__((vector_size(16)));
@@ -94,27 +84,20 @@ void turn_all(const bf16 *x, bf16 *y, bf16 *sums, size rows, size columns) {
 
 /* ---------------------------------------------------------------------- activations */
 
-/* The normal distribution function, from e^(-x^2 / 2); Abramowitz and Stegun 1964, 7.1.26. */
-static inline float gauss(float x, float bell) {
-    float t = inverse(1.0f + 0.23164189f * fabsf(x));
-    float tail = t * (0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f))));
-    tail *= bell;
-    return x > 0.0f ? 1.0f - tail : tail;
-}
-
 /* Value and slope of an activation; kind 0: GELU, 1: GELU with tanh, 2: SiLU. */
-static inline void activation(int kind, float x, float *value, float *slope) {
+static void activation(int kind, double x, float *value, float *slope) {
+    double share, rise; /* of x that is let through, and how that grows with x */
     if (kind == 0) {
-        float bell = exponential(-0.5f * x * x), p = gauss(x, bell);
-        *value = x * p;
-        *slope = p + x * 0.39894228f * bell;
+        share = 0.5 * erfc(-x * 0.7071067811865476);
+        rise = 0.3989422804014327 * exp(-0.5 * x * x);
     } else {
-        float u = kind == 1 ? 1.59576912f * x * (1.0f + 0.044715f * x * x) : x;
-        float du = kind == 1 ? 1.59576912f * (1.0f + 0.134145f * x * x) : 1.0f;
-        float s = inverse(1.0f + exponential(-u));
-        *value = x * s;
-        *slope = s + x * s * (1.0f - s) * du;
+        double u = kind == 1 ? 1.5957691216057308 * x * (1.0 + 0.044715 * x * x) : x;
+        double du = kind == 1 ? 1.5957691216057308 * (1.0 + 0.134145 * x * x) : 1.0;
+        share = 1.0 / (1.0 + exp(-u));
+        rise = share * (1.0 - share) * du;
     }
+    *value = (float)(x * share);
+    *slope = (float)(share + x * rise);
 }
 
 /* There are only 65,536 numbers in bfloat16, and those that occur lie in the nearest cache: looking a value up takes a third
