@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 import kit
 from encoder_examples import vocabulary
@@ -73,6 +74,21 @@ def test_answers_are_equal_and_in_order_however_rows_are_batched(widths):
         for one, other in zip(found, alone, strict=True):
             assert one["lengths"] == other["lengths"]
             assert one["means"] == pytest.approx(other["means"], abs=1e-5)
+
+
+def test_answers_are_equal_where_each_core_reads_batches_of_its_own(widths, monkeypatch):
+    wanted, threads = rows(60), torch.get_num_threads()
+    together = list(widths.stream(wanted, budget=4096))
+    monkeypatch.setattr(base, "_CPU_BUDGET", 100)
+    torch.set_num_threads(3)
+    try:
+        found = list(widths.stream(wanted))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(found, together, strict=True):
+        assert one["text"] == other["text"]
+        assert one["means"] == pytest.approx(other["means"], abs=1e-5)
 
 
 def test_rows_are_read_a_window_at_a_time(widths, monkeypatch):

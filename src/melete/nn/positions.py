@@ -90,10 +90,11 @@ class Rotary:
         if torch.compiler.is_exporting():  # a graph has no table that grows
             both = self._turns(position_ids.float()).to(dtype)  # (B, T, 2, K / 2)
         else:
-            if self._table.shape[0] < length or self._table.device != position_ids.device:
+            table = self._table  # another thread may put a shorter one in its place
+            if table.shape[0] < length or table.device != position_ids.device:
                 positions = torch.arange(1 << (length - 1).bit_length(), dtype=torch.float32)
-                self._table = self._turns(positions).to(position_ids.device)
-            both = self._table[position_ids].to(dtype)  # (B, T, 2, K / 2)
+                table = self._table = self._turns(positions).to(position_ids.device)
+            both = table[position_ids].to(dtype)  # (B, T, 2, K / 2)
         return both[:, :, 0, None], both[:, :, 1, None]
 
     def _turns(self, positions: Tensor) -> Tensor:
@@ -195,10 +196,11 @@ class Sinusoids:
             position_ids: (B, T), each below `length`.
             length: positions the table must reach; it grows to the next power of two.
         """
-        if self._table.shape[0] < length or self._table.device != position_ids.device:
-            table = sinusoids(1 << (length - 1).bit_length(), self._table.shape[1])
-            self._table = table.to(position_ids.device)
-        return self._table[position_ids]
+        table = self._table  # another thread may put a shorter one in its place
+        if table.shape[0] < length or table.device != position_ids.device:
+            table = sinusoids(1 << (length - 1).bit_length(), table.shape[1]).to(position_ids.device)
+            self._table = table
+        return table[position_ids]
 
 
 def relative_buckets(distance: Tensor, buckets: int, furthest: int, mutual: bool) -> Tensor:
