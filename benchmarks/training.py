@@ -50,6 +50,7 @@ from melete.training.precision import choose_kernels
 from melete.training.trainer import Trainer
 
 RATE = 1e-3
+WARM_UP = 10  # steps in which the rate rises; without, the first updates make small differences large
 VOCABULARY = 8192
 DOCUMENTS = 400  # of this Python's standard library
 
@@ -71,6 +72,10 @@ class Shape:
     def tokens(self) -> int:
         """Of a step."""
         return self.rows * self.context
+
+    def rate_at(self, step: int) -> float:
+        """Of a step, counted from 0: a straight rise, then the same for ever."""
+        return self.rate * min(1.0, (step + 1) / (WARM_UP + 1))
 
 
 ON_GPU = ("melete", "nanogpt-bf16", "nanogpt-compiled", "trainer-bf16")
@@ -127,7 +132,7 @@ def melete(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
             "optimizer.weight_decay": DECAY,
             "optimizer.betas": BETAS,
             "schedule.name": "constant",
-            "schedule.warmup_steps": 0,
+            "schedule.warmup_steps": WARM_UP,
             "training.steps": count,
             "training.device": rows.shape.device,
             "training.precision": "bfloat16",
@@ -189,6 +194,7 @@ def nanogpt(turns: Turns, folder: Path, rows: Rows, count: int, compiled: bool) 
     turns.ready()
     step = 0
     while turns.wait():
+        _set_rate(optimizer, rows.shape.rate_at(step))
         loss = take_step(model, optimizer, rows.of(step), device)
         step += 1
         turns.done(rows.shape.tokens, loss)
@@ -222,6 +228,7 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if not turns.wait():
                 raise StopIteration
+            _set_rate(kwargs["optimizer"], rows.shape.rate_at(state.global_step))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             turns.done(rows.shape.tokens, losses[-1])
@@ -232,8 +239,9 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
 
         def __getitem__(self, index: int) -> dict[str, Tensor]:
             step, row = divmod(index, rows.shape.rows)
-            ids = torch.from_numpy(of(step)[row][:-1])
-            return {"input_ids": ids, "labels": ids}
+            ids = torch.from_numpy(of(step)[row])
+            # Labels that it shifts itself would be one fewer a row than it divides their sum by.
+            return {"input_ids": ids[:-1], "labels": ids[1:], "shift_labels": ids[1:]}
 
     losses: list[Tensor] = []
     of = lru_cache(maxsize=1)(rows.of)  # it is asked for them one by one
@@ -253,6 +261,7 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
+        remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=rows.shape.device == "cuda",
     )
@@ -268,6 +277,11 @@ SIDES = {
     "trainer-bf16": (hugging_face, (True,)),
     "trainer-float32": (hugging_face, (False,)),
 }
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _same_for_all() -> None:
