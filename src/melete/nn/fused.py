@@ -19,7 +19,9 @@ _NORM_PARTS = 16
 # Up to this many keys the weights of attention are kept for the backward pass; beyond it queries come in blocks.
 _KEPT_KEYS, _BLOCK = 512, 256
 # One block of logits: at most this many rows, and about this many numbers (128 MiB); rows go through in tiles.
-_BLOCK_ROWS, _BLOCK_NUMBERS, _TILE, _SPREAD = 1024, 1 << 26, 64, 32
+_BLOCK_ROWS, _BLOCK_NUMBERS, _TILE = 1024, 1 << 26, 64
+# Rows of what is turned lie so much further apart: a power of two apart, they would fall on the same places of the caches.
+_SPREAD = 32
 
 
 class Linear(torch.autograd.Function):
@@ -49,10 +51,11 @@ class Linear(torch.autograd.Function):
             dx = _product(slopes, weight)[: ctx.shape[:-1].numel()].view(ctx.shape)
         if not any(ctx.needs_input_grad[1:]):
             return dx, None, None
-        turned = slopes.new_empty(outputs, slopes.shape[0])
+        count = slopes.shape[0]
+        turned = slopes.new_empty(outputs, count + _SPREAD)
         dbias = slopes.new_empty(outputs) if ctx.biased else None
-        native.call("turn_all", slopes, turned, dbias, slopes.shape[0], outputs)
-        return dx, _product(turned, x), dbias
+        native.call("turn_all", slopes, turned, dbias, count, outputs, count + _SPREAD)
+        return dx, _product(turned[:, :count], x), dbias
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
@@ -359,7 +362,6 @@ class CrossEntropy(torch.autograd.Function):
             here, real = slice(start, start + rows), min(rows, count - start)
             block, target = hidden[here], labels[here].contiguous()  # (N', D), (N',)
             logits = weight @ block.t()  # (V, N')
-            # Rows a power of two apart would fall on the same places of the caches.
             turned = logits.new_empty(len(block), vocabulary + _SPREAD) if slopes_wanted else None
             losses = loss.new_empty(len(block))
             bound = None if uniform is None else uniform[here]

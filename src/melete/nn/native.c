@@ -60,8 +60,9 @@ static inline void turn(const bf16 *in, size in_stride, bf16 *out, size out_stri
     for (int i = 0; i < 8; i++) memcpy(out + i * out_stride, &a[i], sizeof(eight));
 }
 
-/* y (columns, rows) is x (rows, columns) turned, and sums (columns) what each column of x adds up to; may be NULL. */
-void turn_all(const bf16 *x, bf16 *y, bf16 *sums, size rows, size columns) {
+/* y (columns, rows) is x (rows, columns) turned, its rows `apart` numbers apart; sums (columns) is what each column of x adds
+   up to, and may be NULL. */
+void turn_all(const bf16 *x, bf16 *y, bf16 *sums, size rows, size columns, size apart) {
 #pragma omp parallel for schedule(static)
     for (size start = 0; start < columns; start += TILE / 2) {
         size width = columns - start < TILE / 2 ? columns - start : TILE / 2, whole = width / 8 * 8;
@@ -73,9 +74,9 @@ void turn_all(const bf16 *x, bf16 *y, bf16 *sums, size rows, size columns) {
                 for (size j = 0; j < width; j++) total[j] += wide(x[i * columns + start + j]);
             }
             for (size j = 0; j < even; j += 8)
-                turn(x + first * columns + start + j, columns, y + (start + j) * rows + first, rows);
+                turn(x + first * columns + start + j, columns, y + (start + j) * apart + first, apart);
             for (size j = even; j < width; j++)
-                for (size i = first; i < first + height; i++) y[(start + j) * rows + i] = x[i * columns + start + j];
+                for (size i = first; i < first + height; i++) y[(start + j) * apart + i] = x[i * columns + start + j];
         }
         if (sums)
             for (size j = 0; j < width; j++) sums[start + j] = narrow(total[j]);

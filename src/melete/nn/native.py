@@ -36,7 +36,7 @@ _FLAGS = (
 )
 # What each kernel takes: p a tensor or None, n a whole number, i a small one, f a number, u a seed.
 _KERNELS = {
-    "turn_all": "pppnn",
+    "turn_all": "pppnnn",
     "activate": "ppni",
     "activate_back": "pppni",
     "gate": "pppnnni",
