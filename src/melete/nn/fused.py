@@ -19,7 +19,7 @@ _NORM_PARTS = 16
 # Up to this many keys the weights of attention are kept for the backward pass; beyond it queries come in blocks.
 _KEPT_KEYS, _BLOCK = 512, 256
 # One block of logits: at most this many rows, and about this many numbers (128 MiB); rows go through in tiles.
-_BLOCK_ROWS, _BLOCK_NUMBERS, _TILE = 1024, 1 << 26, 64
+_BLOCK_ROWS, _BLOCK_NUMBERS, _TILE = 2048, 1 << 26, 64
 # Rows of what is turned lie so much further apart: a power of two apart, they would fall on the same places of the caches.
 _SPREAD = 32
 
