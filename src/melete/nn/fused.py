@@ -20,7 +20,7 @@ _NORM_PARTS = 16
 _KEPT_KEYS, _BLOCK = 512, 256
 # One block of logits: at most this many rows, and about this many numbers (128 MiB); rows go through in tiles.
 _BLOCK_ROWS, _BLOCK_NUMBERS, _TILE = 2048, 1 << 26, 64
-# Rows of what is turned lie so much further apart: a power of two apart, they would fall on the same places of the caches.
+# So much further apart lie rows of what is turned: a power of two apart, they share few places of the caches.
 _SPREAD = 32
 
 
