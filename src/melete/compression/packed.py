@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from melete.models.base import Network
-from melete.models.bert import FeedForward
+from melete.models.bert import Block
+from melete.nn.attention import Mask
 from melete.nn.linear import Linear
 
 # Of a batch; products are as fast for any other number.
@@ -14,30 +18,48 @@ _ROWS = 1024
 
 
 class PackedLinear(nn.Module):
-    """`F.linear` in bfloat16, with GELU behind it if asked."""
+    """`F.linear` in bfloat16, with GELU or a sum behind it if asked."""
 
-    def __init__(self, layer: Linear, gelu: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         super().__init__()
-        weight = layer.weight.detach().to(torch.bfloat16)
         # Not parameters or buffers: they are in an order of their own.
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        self._bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
+        self._bias = None if bias is None else bias.detach()
         self._after = ("gelu", [], "none") if gelu else ("none", [], "")
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+    def forward(self, input: Tensor, added: Tensor | None = None) -> Tensor:
+        """(..., inputs) -> (..., outputs), to which another of that shape may be added."""
+        if added is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(input, added, self._weight, self._bias, "add")
         return torch.ops.mkldnn._linear_pointwise(input, self._weight, self._bias, *self._after)
 
 
-class _PackedFeedForward(nn.Module):
-    """BERT's two layers in two calls."""
+class _PackedBlock(nn.Module):
+    """BERT's, where the sums before both norms are a part of products, and the wide layer is read half by half.
 
-    def __init__(self, block: FeedForward) -> None:
+    Of 500 rows on a core the product of 3,072 inputs and the sum take 2.8 ms, in halves 1.9.
+    """
+
+    def __init__(self, block: Block) -> None:
         super().__init__()
-        self.up, self.down = PackedLinear(block.up, gelu=True), PackedLinear(block.down)
+        self.attention, self.attention_norm = block.attention, block.attention_norm
+        up, down = block.feed_forward.up, block.feed_forward.down
+        self.ups = nn.ModuleList(
+            PackedLinear(weight, bias, gelu=True)
+            for weight, bias in zip(up.weight.chunk(2), up.bias.chunk(2), strict=True)
+        )
+        self.downs = nn.ModuleList(
+            PackedLinear(weight, bias)
+            for weight, bias in zip(down.weight.chunk(2, 1), (down.bias, None), strict=True)
+        )
+        self.feed_forward_norm = block.feed_forward_norm
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.up(x))
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        x = self.attention_norm(self.attention.output(self.attention.seen(x, mask), x))  # (B, T, D)
+        whole = x
+        for up, down in zip(self.ups, self.downs, strict=True):
+            whole = down(up(x), whole)
+        return self.feed_forward_norm(whole)
 
 
 def pack(model: Network) -> None:
@@ -45,9 +67,13 @@ def pack(model: Network) -> None:
     model.to(torch.bfloat16)
     if next(model.parameters()).device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return
+    _replace(model, Block, _PackedBlock)
+    _replace(model, Linear, lambda layer: PackedLinear(layer.weight, layer.bias))
+
+
+def _replace(model: nn.Module, kind: type[nn.Module], packed: Callable[[Any], nn.Module]) -> None:
+    """Put what `packed` makes of it in the place of each module of a kind."""
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is FeedForward:
-                setattr(parent, name, _PackedFeedForward(layer))
-            elif type(layer) is Linear:
-                setattr(parent, name, PackedLinear(layer))
+            if type(layer) is kind:
+                setattr(parent, name, packed(layer))

@@ -77,12 +77,16 @@ class Attention(nn.Module):
         self.value = Linear(width, width, bias=True)
         self.output = Linear(width, width, bias=True)
 
-    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+    def seen(self, x: Tensor, mask: Mask) -> Tensor:
+        """What each token gathers of the others, before the output layer; (B, T, D)."""
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, K)
             for project in (self.query, self.key, self.value)
         )
-        return self.output(attention(q, k, v, mask, self.dropout if self.training else 0.0))
+        return attention(q, k, v, mask, self.dropout if self.training else 0.0)
+
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        return self.output(self.seen(x, mask))
 
 
 class FeedForward(nn.Module):
