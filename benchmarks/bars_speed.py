@@ -99,8 +99,11 @@ def speculation(scratch: Path) -> list[Bar]:
             f"{seen['repetition']:.0%} of the runs of 4 tokens had come before)"
         )
         bars.append(Bar(what, "1.3x", said, seen["beside_plain"] >= 1.3))
-        same, answers = seen["same"], figures["answers"]
-        bars.append(Bar(f"{what}, same answers", "all", f"{same} of {answers}", same == answers))
+        if (
+            name == "greedy"
+        ):  # draws have the same distribution, which tests/generation/test_drafting.py asserts
+            same, answers = seen["same"], figures["answers"]
+            bars.append(Bar(f"{what}, same answers", "all", f"{same} of {answers}", same == answers))
     return bars
 
 

@@ -4,7 +4,8 @@ python benchmarks/speculation.py runs/wikitext-2-thirty-minutes
 python benchmarks/speculation.py                     # of a model that learns for a few minutes first
 
 Who guesses is the 5-gram of the training text, or a look-up in the answer so far. All continue pieces of the held-out
-text, with the likeliest tokens and with drawn ones, in turns in one process; the answers must be the same.
+text, with the likeliest tokens and with drawn ones, in turns in one process. Greedy answers must be the same; so are
+drawn ones of the look-up, while those of the 5-gram, which draws its guesses, only have the same distribution.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ PROMPT, NEW = 32, 128
 class Way:
     """Decoding with a drafter or without, and what came of it."""
 
-    def __init__(self, drafter: Callable[[], Drafter] | None) -> None:
+    def __init__(self, drafter: Drafter | None) -> None:
         self.drafter = drafter
         self.rates: list[float] = []  # tokens a second of each answer
         self.answers: list[list[int]] = []
@@ -48,7 +48,7 @@ class Way:
         """Continue a prompt."""
         begun = time.perf_counter()
         asked = loaded.model, [prompt], settings, loaded.tokenizer
-        decoding = Speculation(*asked, self.drafter()) if self.drafter else Decoding(*asked)
+        decoding = Speculation(*asked, self.drafter) if self.drafter else Decoding(*asked)
         self.answers.append([piece.token for piece in follow(decoding)])
         self.rates.append(NEW / (time.perf_counter() - begun))
         if isinstance(decoding, Speculation):
@@ -79,12 +79,13 @@ def compare(source: str, data: str, precision: str, rows: int) -> dict[str, Any]
     starts = range(0, len(text) - PROMPT, (len(text) - PROMPT) // rows)[:rows]
     prompts = [text.read(start, start + PROMPT).tolist() for start in starts]
     ngram = train_baseline(tokenised(named.train, loaded.tokenizer), loaded.tokenizer.vocab_size)
-    drafters = {"plain": None, "5-gram": lambda: NGramDrafter(ngram), "look-up": PromptDrafter}
+    drafters = {"plain": None, "5-gram": NGramDrafter(ngram), "look-up": PromptDrafter()}
     found = {}
     for name, temperature in (("greedy", 0.0), ("temperature 1", 1.0)):
         ways = {way: Way(drafter) for way, drafter in drafters.items()}
         settings = GenerationSettings(temperature=temperature, max_new_tokens=NEW)
-        Way(None).answer(loaded, prompts[0], settings)  # warms up
+        for drafter in drafters.values():
+            Way(drafter).answer(loaded, prompts[0], settings)  # warms up
         with Progress(name, "answers", len(prompts)) as progress:
             for prompt in prompts:
                 for way in ways.values():

@@ -48,7 +48,8 @@ class LanguageModel:
         Args:
             prompt: a text, or several. An empty one starts from the token that begins a text.
             drafter: guesses tokens ahead, which changes nothing but the time: `generation.drafting.PromptDrafter()`,
-                `baselines.drafting.NGramDrafter(ngram)`. For one answer.
+                `baselines.drafting.NGramDrafter(ngram)`. For one answer. The latter draws its guesses at a temperature
+                above 0, which gives another text from the same distribution.
             settings: fields of `GenerationSettings`. With `num_return_sequences=n` and a list of prompts, n answers to
                 the first prompt stand before those to the second.
 

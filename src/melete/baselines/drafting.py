@@ -2,51 +2,147 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 
-from melete.baselines.ngram import NGram
+from melete.baselines.ngram import Floats, Ints, NGram, discounts
+from melete.generation.drafting import Guess
+from melete.generation.sampling import GREEDY_BELOW
 
-# A guess is right with about the probability that the n-gram model gives it, and a wrong one still costs time.
+# The likeliest token is right with about the probability that the n-gram model gives it, and a wrong one costs time.
 LEAST_PROBABILITY = 0.35
+# Guesses at a lower temperature are drawn at this one: the powers of small numbers must stay numbers.
+_COLDEST = 0.1
+# How far the counts of two tokens, three, ... are believed when guesses are drawn. Models remember less than counts do.
+_TRUST = (1.0, 0.4)
+# Indices of the n-grams of one token, two tokens, ... that a text ends with.
+Known = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What follows the contexts of one length, side by side, at some temperature.
+
+    Attributes:
+        keys: see `ngram`.
+        first: where the n-grams of each context begin, (contexts + 1,).
+        kept: probability of each n-gram beside what the context leaves to shorter ones, (n-grams,).
+        reached: sum of `kept` up to and without each, (n-grams + 1,).
+        left: what each context leaves to shorter ones, (contexts,).
+    """
+
+    keys: Ints
+    first: Ints
+    kept: Floats
+    reached: Floats
+    left: Floats
 
 
 class NGramDrafter:
-    """Guesses the likeliest continuation of the longest context that the n-gram model knows.
+    """Guesses what the n-gram model expects: the likeliest tokens, or tokens drawn from its distribution.
 
-    What is known of the newest context is carried along, so a token costs one binary search an order; contexts that
-    come again cost nothing.
+    What is known of the newest context is carried along, so a token costs one binary search an order. To draw one, too:
+    the longest context gives one of its own tokens or leaves it to a shorter one, by their shares.
     """
 
     def __init__(self, ngram: NGram) -> None:
         self._ngram = ngram
-        # Indices of the n-grams that end with the newest token, shortest first.
-        self._newest: tuple[int, ...] = ()
-        self._followers: dict[tuple[int, ...], tuple[int, tuple[int, ...]] | None] = {}
+        self._newest: Known = ()
+        self._followers: dict[Known, tuple[int, Known] | None] = {}
+        self._temperature = 0.0  # for which the following is
+        self._orders: list[_Order] = []
+        self._unigrams = self._reached = ngram.unigrams
+
+    def begin(self) -> None:
+        """See `Drafter.begin`."""
+        self._newest = ()
 
     def push(self, token: int) -> None:
         """See `Drafter.push`."""
-        self._newest = self._after(self._newest, token)
+        self._newest = self._after(self._ending(self._newest, token))
 
-    def guess(self, most: int) -> list[int]:
+    def guess(self, most: int, temperature: float, rng: np.random.Generator) -> list[Guess]:
         """See `Drafter.guess`."""
+        if temperature >= GREEDY_BELOW:
+            return self._draw(most, max(temperature, _COLDEST), rng)
         known, guesses = self._newest, []
         while len(guesses) < most and (next_ := self._likeliest(known)) is not None:
             token, known = next_
-            guesses.append(token)
+            guesses.append(Guess(token))
         return guesses
 
-    def _after(self, known: tuple[int, ...], token: int) -> tuple[int, ...]:
-        """Indices of the n-grams up to one token short of the order that end with `token` behind such a context."""
-        model = self._ngram
+    def _draw(self, most: int, temperature: float, rng: np.random.Generator) -> list[Guess]:
+        if temperature != self._temperature:
+            self._set(temperature)
+        known, guesses = self._newest[: len(self._orders)], []
+        for _ in range(most):
+            token = self._drawn(known, rng)
+            guesses.append(Guess(token, self._chance(known, token), partial(self._chance, known)))
+            known = self._after(self._ending(known, token))[: len(self._orders)]
+        return guesses
+
+    def _set(self, temperature: float) -> None:
+        """What guesses are drawn from, at the temperature of the model.
+
+        Occurrences are counted, of contexts of all lengths: the expectations of a model are nearer to them than to the
+        numbers of left neighbours that predict a text best.
+        """
+        model, power = self._ngram, 1 / temperature
+        self._temperature, self._orders = temperature, []
+        counts = (model.higher[-1].counts if model.higher else model.unigram_counts).astype(np.float64)
+        for i, level in reversed(list(enumerate(model.higher))):
+            context, contexts = level.keys // model.vocab_size, len(level.backoff)
+            totals = np.bincount(context, counts, contexts)
+            if i < len(_TRUST):
+                taken = np.array((0.0, *discounts(counts.astype(np.int64))))[
+                    np.minimum(counts, 3).astype(int)
+                ]
+                kept = _TRUST[i] * (counts - taken) / np.maximum(totals, 1)[context]
+                self._orders.insert(0, _order(level.keys, context, kept, contexts, power))
+            counts = totals
+        unigrams = (counts + 0.5) ** power
+        self._unigrams = unigrams / unigrams.sum()
+        self._reached = self._unigrams.cumsum()
+
+    def _drawn(self, known: Known, rng: np.random.Generator) -> int:
+        """A token that follows."""
+        size = self._ngram.vocab_size
+        for order, context in reversed(list(zip(self._orders, known, strict=False))):
+            draw, first, last = rng.random(), order.first[context], order.first[context + 1]
+            if first < last and draw >= order.left[context]:
+                at = order.reached[first] + draw - order.left[context]
+                found = first + int(np.searchsorted(order.reached[first + 1 : last], at, side="right"))
+                return int(order.keys[found] - context * size)
+        found = int(np.searchsorted(self._reached, rng.random() * self._reached[-1], side="right"))
+        return min(found, size - 1)
+
+    def _chance(self, known: Known, token: int) -> float:
+        """The probability of a token."""
+        probability = float(self._unigrams[token])
+        for order, context in zip(self._orders, known, strict=False):
+            key = context * self._ngram.vocab_size + token
+            at = int(order.keys.searchsorted(key))
+            kept = float(order.kept[at]) if at < len(order.keys) and order.keys[at] == key else 0.0
+            probability = kept + float(order.left[context]) * probability
+        return probability
+
+    def _ending(self, known: Known, token: int) -> Known:
+        """Indices of the n-grams that end with `token` behind such a context, shortest first."""
         found = [token]
-        if token != model.boundary_id:
-            for level, context in zip(model.higher[: model.order - 2], known, strict=False):
-                key = context * model.vocab_size + token
-                at = int(np.searchsorted(level.keys, key))
-                if at == len(level.keys) or level.keys[at] != key:
-                    break
-                found.append(at)
-        return tuple(found[: max(model.order - 1, 1)])
+        for level, context in zip(self._ngram.higher, known, strict=False):
+            key = context * self._ngram.vocab_size + token
+            at = int(level.keys.searchsorted(key))
+            if at == len(level.keys) or level.keys[at] != key:
+                break
+            found.append(at)
+        return tuple(found)
+
+    def _after(self, ending: Known) -> Known:
+        """Those of them that are contexts of what comes next."""
+        model = self._ngram
+        return ending[: 1 if ending[0] == model.boundary_id else max(model.order - 1, 1)]
 
     def _likeliest(self, known: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
         """The token that most probably follows, and what is known behind it; None if none is probable enough."""
@@ -65,5 +161,15 @@ class NGramDrafter:
                 if level.discounted[best] < LEAST_PROBABILITY:
                     return None
                 token = int(level.keys[best] - context * model.vocab_size)
-                return token, self._after(known, token)
+                return token, self._after(self._ending(known, token))
         return None
+
+
+def _order(keys: Ints, context: Ints, kept: Floats, contexts: int, power: float) -> _Order:
+    """Each context's choice among its tokens and shorter contexts, sharpened or flattened."""
+    left = np.maximum(1 - np.bincount(context, kept, contexts), 0)
+    kept, left = kept**power, left**power
+    whole = left + np.bincount(context, kept, contexts)
+    kept = kept / whole[context]
+    first = np.searchsorted(context, np.arange(contexts + 1))
+    return _Order(keys, first, kept, np.append(0.0, kept.cumsum()), left / whole)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--draft",
     type=click.Choice(["prompt", "ngram"]),
-    help="Guess tokens ahead, by what stood in the text before or by a 5-gram model: the same text, sooner.",
+    help="Guess tokens ahead, by what stood in the text before or by a 5-gram model: the text comes sooner.",
 )
 @click.option(
     "--draft-data", metavar="DATA", help="Text that the 5-gram model learns from: a set, file or folder."

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from melete.data.batch import Batch
 from melete.models.base import Decoder
-from melete.nn.attention import document_mask
+from melete.nn.attention import document_mask, is_plain
 from melete.nn.cache import KVCache
 from melete.nn.kernels import CacheOf, DecoderOf, LayerOf, PackedLinear, address, array_of
 
@@ -123,8 +123,9 @@ class NarrowDecoder(Decoder):
         rows, length = batch.input_ids.shape
         if cache is None:
             cache = self.new_cache(rows, length)
-        mask = document_mask(batch.doc_ids, cache)
-        seen = None if mask.plain or mask.allowed is None else mask.allowed[:, 0].contiguous()  # (B, T, S)
+        plain = cache.branches is None and cache.plain and is_plain(batch.doc_ids)
+        allowed = None if plain else document_mask(batch.doc_ids, cache).allowed  # (B, 1, T, S)
+        seen = None if allowed is None else allowed[:, 0].contiguous()
         x, angles = self._embedded(batch, reach)
         held = CacheOf(
             address(cache.keys), address(cache.values), rows, cache.max_length, cache.reserve(length)
@@ -138,7 +139,7 @@ class NarrowDecoder(Decoder):
             *(address(angle) for angle in angles),
             x.data_ptr(),
         )
-        cache.advance(batch.doc_ids, mask.plain)
+        cache.advance(batch.doc_ids, plain)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 # Tokens that must have come before in the same order for what followed them to be guessed again.
 _LONGEST_MATCH, _SHORTEST_MATCH = 4, 2
 
 
+class Guess(NamedTuple):
+    """A token that may come next.
+
+    Attributes:
+        token: its id.
+        probability: with which it was drawn.
+        chance: with which each token might have been drawn; None: nothing was.
+    """
+
+    token: int
+    probability: float = 1.0
+    chance: Callable[[int], float] | None = None
+
+
 class Drafter(Protocol):
     """Guesses what comes next. It is told every token of the text, and may be wrong at no cost but time."""
+
+    def begin(self) -> None:
+        """A text begins, empty."""
+        ...
 
     def push(self, token: int) -> None:
         """The text has one more token."""
         ...
 
-    def guess(self, most: int) -> list[int]:
-        """What may come next, `most` tokens or fewer."""
+    def guess(self, most: int, temperature: float, rng: np.random.Generator) -> list[Guess]:
+        """What may come next, `most` tokens or fewer, each behind those before it.
+
+        Args:
+            temperature: at which the model draws; 0: the likeliest token is asked for.
+            rng: what guesses are drawn with, if they are.
+        """
         ...
 
 
@@ -27,6 +53,10 @@ class PromptDrafter:
     """
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """See `Drafter.begin`."""
         self._text: list[int] = []
         self._behind: dict[tuple[int, ...], int] = {}  # run of tokens -> where it last ended
         self._found: int | None = None
@@ -42,7 +72,7 @@ class PromptDrafter:
                     self._found = self._behind.get(run)
                 self._behind[run] = len(self._text)
 
-    def guess(self, most: int) -> list[int]:
+    def guess(self, most: int, temperature: float, rng: np.random.Generator) -> list[Guess]:
         """See `Drafter.guess`."""
         guesses: list[int] = []
         if self._found is not None:
@@ -51,4 +81,4 @@ class PromptDrafter:
             ):  # past the end: what was guessed for its beginning
                 known = place < len(self._text)
                 guesses.append(self._text[place] if known else guesses[place - len(self._text)])
-        return guesses
+        return [Guess(token) for token in guesses]

@@ -7,13 +7,16 @@ leave or repeat; a chooser that accepts several tokens at once only makes the pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from melete.errors import InputError
 from melete.generation.beam import BeamSearch
-from melete.generation.drafting import Drafter
+from melete.generation.drafting import Drafter, Guess
 from melete.generation.reading import Reading, WritingModel, checked_prompts, checked_sources, fitting
 from melete.generation.sampling import Sampler
 from melete.generation.settings import GenerationSettings
@@ -94,15 +97,22 @@ class Decoding:
 
 # Reading so many guesses costs little more than reading one token; few drafts are right for longer.
 MOST_GUESSES = 7
+# A guess is read for the chance that it and all before it are right, and costs about this share of a token.
+_LEAST_CHANCE = 0.15
+# What a guess weighs beside the next, in the share of guesses that are right.
+_MEMORY = 0.98
+# The random stream of guesses, beside those of the answers.
+_GUESSES = 2**32 - 1
 
 
 class Speculation(Decoding):
-    """Continues one prompt as `Decoding` does, to the same tokens, several of them a pass.
+    """Continues one prompt as `Decoding` does, several tokens a pass.
 
-    A pass reads the newest token and the guesses behind it. At each place a token is chosen as ever, by the same rules
-    and the same draws; as long as it is the one that was guessed, what the model said behind the guess holds, and the
-    next is chosen from that. So the tokens are those that plain decoding chooses, whatever the drafter does: a guess of
-    probability p is accepted with probability p. Leviathan et al. 2023, section 2.3, with a drafter that is certain.
+    A pass reads the newest token and the guesses behind it. At each place a token is chosen by the same rules; as long
+    as it is the one that was guessed, what the model said behind the guess holds, and the next is chosen from that.
+    Where guesses are certain, the draws are the same too, and so are the tokens, whatever the drafter does: a guess of
+    probability p is accepted with probability p. Where they are drawn, tokens have the same distribution as without
+    them, and guesses that are drawn with probabilities q are accepted with the sum of min(p, q). Leviathan et al. 2023.
 
     Attributes:
         passes: forward passes so far.
@@ -128,25 +138,32 @@ class Speculation(Decoding):
             )
         super().__init__(model, prompts, settings, tokenizer)
         self._drafter, self._guesses = drafter, MOST_GUESSES
+        self._rng = np.random.default_rng([settings.seed, _GUESSES])
+        drafter.begin()
         for token in self._reading.rows[0]:
             drafter.push(token)
         self.passes = self.guessed = self.accepted = 0
+        self._right, self._tried = 3.0, 4.0
 
     def step(self) -> list[Piece]:
         """One forward pass: the next tokens, one at least."""
-        left = self._settings.max_new_tokens - self._added
-        draft = self._drafter.guess(min(self._guesses, left - 1)) if left > 1 else []
-        logits = self._reading.next_logits(draft)  # (1 + guesses, V)
+        draft = self._draft()
+        logits = self._reading.next_logits([guess.token for guess in draft])  # (1 + guesses, V)
         draft = draft[: len(logits) - 1]
         chosen: list[int] = []
         pieces: list[Piece] = []
         accepted = 0
+        drawn = logits.numpy(force=True) if draft and draft[0].chance is not None else None
         for place in range(len(logits)):
-            token = int(self._sampler(logits[place : place + 1]))
+            guess = draft[place] if place < len(draft) else None
+            if drawn is not None:
+                token = self._sampler.settle(drawn[place], guess, self._rng)
+            else:
+                token = int(self._sampler(logits[place : place + 1]))
             self._added += 1
             chosen.append(token)
             pieces.append(self._extend(self._rows[0], token))
-            right = place < len(draft) and token == draft[place]
+            right = guess is not None and token == guess.token
             accepted += right
             if pieces[-1].last or not right:
                 break
@@ -156,9 +173,20 @@ class Speculation(Decoding):
         self.passes += 1
         self.guessed += len(draft)
         self.accepted += accepted
-        if draft:  # guess as far as guesses hold, and a little further
-            self._guesses = min(MOST_GUESSES, accepted + 1 if accepted < len(draft) else self._guesses + 2)
+        if draft:
+            self._go_further(accepted, len(draft))
         return pieces
+
+    def _draft(self) -> list[Guess]:
+        most = min(self._guesses, self._settings.max_new_tokens - self._added - 1)
+        return self._drafter.guess(most, self._settings.temperature, self._rng) if most > 0 else []
+
+    def _go_further(self, accepted: int, guessed: int) -> None:
+        """How many guesses to ask for next, by how many of the last ones were right."""
+        self._right = _MEMORY * self._right + accepted
+        self._tried = _MEMORY * self._tried + min(accepted + 1, guessed)
+        rate = min(max(self._right / self._tried, 0.01), 0.99)
+        self._guesses = min(MOST_GUESSES, max(1, round(math.log(_LEAST_CHANCE) / math.log(rate))))
 
     def figures(self) -> dict[str, Any]:
         """What came of the guesses: tokens a pass, and the share of guesses that were right."""

@@ -133,9 +133,12 @@ class Rules:
             scores = scores.index_fill(1, self._ends, -torch.inf)
         return scores
 
-    def remember(self, tokens: Tensor) -> None:
+    def remember(self, tokens: Tensor | Sequence[int]) -> None:
         """Take note of what was chosen for each row: (B,) int64."""
         self._step += 1
+        if self._seen is None and self._counts is None and self._history is None:
+            return
+        tokens = torch.as_tensor(tokens, device=self._ends.device)
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)
         if self._counts is not None:

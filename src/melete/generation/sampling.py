@@ -5,17 +5,23 @@ A filter sets what it takes away to minus infinity, and always leaves a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from melete.generation.drafting import Guess
 from melete.generation.rules import Rules
 from melete.generation.settings import GenerationSettings
 
 # A nucleus is nearly always found among this many tokens; sorting a whole vocabulary costs ten times as much.
 _NUCLEUS_WIDTH = 1024
+# Weights that are summed before one of them is looked for.
+_BLOCK = 128
+# Draws of which one stays; none does only where the guesses have the distribution itself, but for rounding.
+_MOST_DRAWS = 100_000
 # Dividing by less than this overflows float32, and would choose the likeliest token anyway.
 GREEDY_BELOW = 1e-5
 
@@ -62,12 +68,47 @@ def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
     Each row draws one number from its own CPU generator, so that its token does not depend on the other rows.
     """
-    # float32 would lose the tail of a large vocabulary.
-    cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    return _drawn(logits.softmax(-1, dtype=torch.float64), generators)
+
+
+def _drawn(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One token a row, in proportion to weights float64 (B, V): (B,) int64."""
+    cumulative = weights.cumsum(-1)  # float32 would lose the tail of a large vocabulary
     draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     # The first entry above the draw has a positive probability, because a draw is below 1.
-    threshold = draws.to(logits.device)[:, None] * cumulative[:, -1:]
+    threshold = draws.to(weights.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+def settle(logits: NDArray[np.float32], guess: Guess | None, rng: np.random.Generator) -> int:
+    """A guess that was drawn, or another token in its place, so that tokens are distributed as logits (V,) say.
+
+    The guess stays with probability min(1, p / q); instead of it comes what the guesses are too seldom, in proportion
+    to max(0, p - q): draws from p that stay with probability max(0, 1 - q / p). Leviathan et al. 2023, algorithm 1.
+    In numpy, and of few tokens only: where the work is small, calls and memory that was not in use cost most.
+    """
+    p = np.exp(logits - logits.max())
+    if guess is None or guess.chance is None:
+        return next(_draws(p, rng))
+    total = float(p.sum())
+    if rng.random() * guess.probability * total < p[guess.token]:
+        return guess.token
+    draws = _draws(p, rng)
+    for _ in range(_MOST_DRAWS):
+        token = next(draws)
+        if rng.random() * p[token] < p[token] - guess.chance(token) * total:
+            return token
+    return next(draws)
+
+
+def _draws(weights: NDArray[np.float32], rng: np.random.Generator) -> Iterator[int]:
+    """Indices in proportion to their weights, (V,): first a block of them, then one of the block."""
+    starts = np.arange(0, len(weights), _BLOCK)
+    sums = np.add.reduceat(weights, starts).cumsum(dtype=np.float64)
+    while True:
+        block = int(sums.searchsorted(rng.random() * sums[-1], side="right"))
+        within = weights[starts[block] : starts[block] + _BLOCK].cumsum(dtype=np.float64)
+        yield int(starts[block] + within.searchsorted(rng.random() * within[-1], side="right"))
 
 
 class Sampler:
@@ -87,7 +128,7 @@ class Sampler:
         vocab_size: int,
         device: torch.device,
     ) -> None:
-        self._settings = settings
+        self._settings, self._device = settings, device
         self._rules = Rules(settings, prompts, vocab_size, device)
         self._generators = [generator_of(settings.seed, stream) for stream in streams]
 
@@ -98,6 +139,18 @@ class Sampler:
         tokens = logits.argmax(-1) if greedy else sample(self._filter(logits), self._generators)
         self._rules.remember(tokens)
         return tokens
+
+    def settle(self, logits: NDArray[np.float32], guess: Guess | None, rng: np.random.Generator) -> int:
+        """The next token of a single row, where a guess may have been drawn; from logits (V,). See `settle`."""
+        s = self._settings
+        if self._rules.forbidden != [] or s.top_k or s.top_p < 1 or s.min_p or s.typical_p < 1:
+            scores = torch.from_numpy(logits)[None].to(self._device)
+            logits = self._filter(self._rules(scores))[0].numpy(force=True)
+        elif s.temperature != 1:
+            logits = logits / np.float32(s.temperature)
+        token = settle(logits, guess, rng)
+        self._rules.remember([token])
+        return token
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""

@@ -112,14 +112,16 @@ def document_mask(doc_ids: Tensor, cache: KVCache | None = None) -> Mask:
         return Mask(plain=False, allowed=cache.branches.seen[:, None])  # (B, 1, T, S)
     past = cache.length if cache is not None else 0
     length = doc_ids.shape[1]
-    plain = (cache is None or cache.plain) and _is_plain(doc_ids)
+    plain = (cache is None or cache.plain) and is_plain(doc_ids)
     if plain and (past == 0 or length == 1):
         return Mask(plain, causal=length > 1)
+    allowed = torch.ones(length, past + length, dtype=torch.bool, device=doc_ids.device).tril_(past)  # (T, S)
+    if plain:
+        return Mask(plain, allowed=allowed[None, None])  # (1, 1, T, S)
     keys = doc_ids if cache is None else torch.cat([cache.doc_ids[:, :past], doc_ids], dim=1)  # (B, S)
-    same = doc_ids[:, :, None] == keys[:, None, :]  # (B, T, S)
-    earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril_(past)  # (T, S)
+    allowed = allowed & (doc_ids[:, :, None] == keys[:, None, :])  # (B, T, S)
     own = doc_ids if cache is None else None
-    return Mask(plain, allowed=(same & earlier)[:, None], doc_ids=own, window=(-1, 0))  # (B, 1, T, S)
+    return Mask(plain, allowed=allowed[:, None], doc_ids=own, window=(-1, 0))  # (B, 1, T, S)
 
 
 def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
@@ -132,7 +134,7 @@ def mutual_mask(doc_ids: Tensor, window: int | None = None) -> Mask:
     length = doc_ids.shape[1]
     if window is not None and not torch.compiler.is_exporting() and window >= length - 1:
         window = None
-    plain = _is_plain(doc_ids)
+    plain = is_plain(doc_ids)
     if plain and window is None:
         return Mask(plain)
     allowed = doc_ids[:, :, None] == doc_ids[:, None, :]  # (B, T, T)
@@ -149,7 +151,7 @@ def source_mask(doc_ids: Tensor, source: Source) -> Mask:
     Args:
         doc_ids: int32 (B, T), of what reads the source; B is a multiple of the source's rows.
     """
-    if _is_plain(source.doc_ids) and int(doc_ids.max()) <= 1:
+    if is_plain(source.doc_ids) and int(doc_ids.max()) <= 1:
         return Mask(plain=True)
     reading = doc_ids.view(len(source.doc_ids), -1, 1)  # (R, B / R * T, 1)
     allowed = (reading == source.doc_ids[:, None, :]) | (reading == 0)
@@ -161,7 +163,7 @@ def source_mask(doc_ids: Tensor, source: Source) -> Mask:
     return Mask(plain=False, allowed=allowed[:, None], _ranges=ranges)  # (R, 1, B / R * T, S)
 
 
-def _is_plain(doc_ids: Tensor) -> bool:
+def is_plain(doc_ids: Tensor) -> bool:
     """One document a row and no padding. A graph that is being exported must hold for padding too."""
     return not torch.compiler.is_exporting() and bool((doc_ids == 1).all())
 

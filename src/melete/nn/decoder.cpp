@@ -175,15 +175,14 @@ inline void block(const Linear& linear, const Bytes& x, int64_t first_row, int64
 }
 
 void multiply(const Linear& linear, const Bytes& x, int64_t rows, float* out) {
+    using Block = void (*)(const Linear&, const Bytes&, int64_t, int64_t, float*);
+    static constexpr Block by_rows[kRows] = {block<1>, block<2>, block<3>, block<4>,
+                                             block<5>, block<6>, block<7>, block<8>};
     const int64_t blocks = (linear.outputs + 15) / 16;
 #pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < blocks; ++b) {
-        int64_t r = 0;
-        for (; r + kRows <= rows; r += kRows) block<kRows>(linear, x, r, 16 * b, out);
-        for (; r + 4 <= rows; r += 4) block<4>(linear, x, r, 16 * b, out);
-        for (; r + 2 <= rows; r += 2) block<2>(linear, x, r, 16 * b, out);
-        for (; r < rows; ++r) block<1>(linear, x, r, 16 * b, out);
-    }
+    for (int64_t b = 0; b < blocks; ++b)
+        for (int64_t r = 0; r < rows; r += kRows)
+            by_rows[std::min<int64_t>(rows - r, kRows) - 1](linear, x, r, 16 * b, out);
 }
 
 void norm(const float* x, const float* weight, const float* bias, float eps, int64_t width, float* out) {
