@@ -40,6 +40,7 @@ OBJECTIVES = (
     "extractive-summarization",
 )
 PAIRINGS, POOLINGS = ("cosine", "contrastive"), ("", "mean", "first", "last")
+RECOMPUTES = ("auto", "on", "off")
 PACKINGS = ("auto", "sorted", "packed")
 LANGUAGES = ("auto", "en", "zh")
 OPTIMIZERS = ("adamw", "muon", "rmsprop", "adafactor")
@@ -128,6 +129,8 @@ class TrainingSection(_Section, frozen=True):
     precision: str = "auto"  # auto, float32, bfloat16, float16, float64
     threads: int = 0  # CPU threads; 0 = all
     kernels: str = "auto"  # what computes in bfloat16 on a CPU beside matrix products: auto, native, torch
+    # layers compute their inside again in the backward pass instead of keeping it: auto (where memory asks), on, off
+    recompute: str = "auto"
     clip_norm: float = 1.0  # 0 = off
     ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
     average_last: int = 0  # final weights = mean of the last k checkpoints; 0 = off
@@ -395,6 +398,7 @@ def _rules(config: RunConfig) -> Iterator[tuple[str, Any, bool, str]]:
         ("optimizer.name", o.name, OPTIMIZERS),
         ("schedule.name", s.name, SCHEDULES),
         ("training.packing", t.packing, PACKINGS),
+        ("training.recompute", t.recompute, RECOMPUTES),
         ("evaluation.page_language", config.evaluation.page_language, LANGUAGES),
     ):
         yield key, value, value in names, f"one of {', '.join(names)}"

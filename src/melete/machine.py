@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -33,6 +34,56 @@ def keep_freed_memory() -> bool:
     largest = 2**31 - 1
     asked = ((_M_MMAP_THRESHOLD, largest), (_M_TRIM_THRESHOLD, largest), (_M_TOP_PAD, 256 * 2**20))
     return all(mallopt(option, value) == 1 for option, value in asked)
+
+
+def give_back_freed() -> None:
+    """Hand blocks that `keep_freed_memory` kept back to the system: `main_memory` counts them as free again."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(ctypes.c_size_t(0))
+
+
+def main_memory() -> tuple[int, int | None]:
+    """Bytes of main memory, and how many of them this process may still take.
+
+    What control groups (containers) leave counts, too. 0 and None where the system does not tell.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        table = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        return table["MemTotal"], min(table["MemAvailable"], *_left_by_groups(Path("/sys/fs/cgroup")))
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    except (ValueError, AttributeError, OSError):
+        return 0, None
+
+
+# Kind of control group (the second version has no name): its folder, and the files of its limit and its use.
+_GROUPS = {
+    "": ("", "memory.max", "memory.current"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """Bytes that each control group of this process has left; pages of files that can be dropped are not used."""
+    yield sys.maxsize
+    for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
+        _, kind, path = line.split(":", 2)
+        if kind not in _GROUPS:
+            continue
+        place, *names = _GROUPS[kind]
+        own = root / place / path.strip("/")
+        for folder in (own, *(parent for parent in own.parents if parent.is_relative_to(root / place))):
+            try:
+                most, used = (int((folder / name).read_text("utf-8")) for name in names)
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text("utf-8").splitlines())
+            except (OSError, ValueError):  # not there from inside a container; "max" is no limit
+                continue
+            yield most - used + int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
 
 
 def peak_memory() -> int | None:

@@ -23,6 +23,7 @@ from melete.objectives.base import Context, Objective
 from melete.training.job import Job, job_of, named
 from melete.training.optim import Optimizer
 from melete.training.precision import DTYPES, MasterWeights, choose_device, choose_precision
+from melete.training.recompute import again, called, layers_of
 
 # Tokens of one forward pass on a CPU: more gains nothing in speed and costs memory.
 _CPU_MICRO_BATCH_TOKENS = 16384
@@ -55,7 +56,17 @@ def choose(config: RunConfig, job: Job, objective: Objective, begun: float) -> t
     if config.training.minutes:
         config, objective = _fit_budget(config, job, objective, begun)
     if config.training.micro_batch_rows == 0:
-        rows, why = micro_batch_rows(config, objective)
+        try:
+            rows, why = micro_batch_rows(config, objective)
+        except InputError:
+            if config.training.recompute != "auto":
+                raise
+            config = configs.change(
+                config,
+                {"training.recompute": "on"},
+                {"training.recompute": "on: without it not even one row fits in the device's memory"},
+            )
+            rows, why = micro_batch_rows(config, objective)
         config = configs.change(
             config, {"training.micro_batch_rows": rows}, {"training.micro_batch_rows": why}
         )
@@ -127,7 +138,8 @@ def measure(
         optimizer, average = None, []
         for _ in range(repeats + 1):  # the first one warms up
             begun = time.monotonic()
-            parts = objective(batch, Context(progress=1.0))  # the end is what costs most
+            with called(layers_of(objective) if t.recompute == "on" else [], again):
+                parts = objective(batch, Context(progress=1.0))  # the end is what costs most
             shares = [objective.weights[name] * part / batch.tokens for name, part in parts.items()]
             torch.stack(shares).sum().backward()
             masters.collect()
@@ -277,7 +289,8 @@ def preview(config: RunConfig) -> dict[str, Any]:
     """What a run of a settled config would be, without reading its data: sizes, arithmetic, memory and measured time.
 
     Memory counts weights, their float32 masters, gradients, two optimiser moments and the activations of one
-    micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1).
+    micro-batch at about 34 bytes a token, layer and unit of width (Korthikanti et al. 2022, section 4.1); 2 of a layer
+    whose inside is computed again, but for one at a time.
     """
     config = named(config)
     kind, t = job_of(config), config.training
@@ -291,7 +304,9 @@ def preview(config: RunConfig) -> dict[str, Any]:
     speed = measure(config, objective, rows, repeats=1)
     rate = t.batch_tokens / (t.batch_tokens * speed.token + speed.update)
     sizes = objective.model.config
-    activations = 34 * rows * t.context * sizes.hidden_size * sizes.num_hidden_layers
+    layers = sizes.num_hidden_layers
+    kept = 2 * layers + 34 if t.recompute == "on" else 34 * layers
+    activations = kept * rows * t.context * sizes.hidden_size
     return {
         "parameters": parameters,
         "precision": f"{precision}, {why}",

@@ -15,7 +15,7 @@ import torch
 
 from melete import __version__
 from melete.console import duration
-from melete.machine import usable_cores
+from melete.machine import main_memory, usable_cores
 from melete.training.ceilings import product_speed
 from melete.training.precision import choose_device
 
@@ -80,7 +80,7 @@ def examine(folder: Path = Path()) -> Examination:
     Args:
         folder: where runs will be written; its disk is looked at.
     """
-    total, free = _memory()
+    total, free = main_memory()
     device = choose_device("auto")
     facts = Examination(
         melete=__version__,
@@ -94,7 +94,7 @@ def examine(folder: Path = Path()) -> Examination:
         cpu_features=_cpu_features(),
         gpus=gpu_names(),
         memory_gib=round(total / GIB, 1),
-        memory_free_gib=round(free / GIB, 1),
+        memory_free_gib=round((free or 0) / GIB, 1),
         disk_free_gib=round(shutil.disk_usage(folder).free / GIB, 1),
         extras={extra: all(map(find_spec, modules)) for extra, (modules, _) in EXTRAS.items()},
         gflops={
@@ -184,17 +184,3 @@ def _cpu_features() -> list[str]:
     return [
         name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve") if known.get(name)
     ]
-
-
-def _memory() -> tuple[int, int]:
-    """Total and free bytes; zeros where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
-        table = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return table["MemTotal"], table["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0
-    except (ValueError, AttributeError, OSError):
-        return 0, 0

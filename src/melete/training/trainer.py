@@ -27,6 +27,7 @@ from melete.training.guard import Guard
 from melete.training.log import EventLog
 from melete.training.optim import Optimizer
 from melete.training.precision import DTYPES, LossScale, MasterWeights
+from melete.training.recompute import Recompute
 from melete.training.schedule import rate
 
 
@@ -91,6 +92,12 @@ class Trainer:
         self.masters = MasterWeights(objective, dtype)
         self.optimizer = Optimizer(
             objective, self.masters.named, config.optimizer, dtype == torch.bfloat16, self.masters.narrow
+        )
+        self.recompute = Recompute(
+            config,
+            objective,
+            grown=lambda: any(part.state for part in self.optimizer.parts),
+            tell=lambda text: self.log.write("note", text=text),
         )
         self.ema = (
             {name: p.detach().clone() for name, p in self.masters.named.items()}
@@ -216,7 +223,8 @@ class Trainer:
             noise = int(rng_for((seed, step, (self.world.rank << 32) | i)).integers(2**62))
             torch.manual_seed(noise)
             ctx = Context(step, step / steps, torch.Generator(self.device).manual_seed(noise))
-            parts = self.objective(batch.to(self.device), ctx)
+            with self.recompute.around(batch):
+                parts = self.objective(batch.to(self.device), ctx)
             weights = self.objective.weights
             shares = [weights[name] * part / totals[name].clamp_min(1.0) for name, part in parts.items()]
             (torch.stack(shares).sum() * self.scale.value).backward()
