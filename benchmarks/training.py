@@ -82,6 +82,8 @@ ON_GPU = ("melete", "nanogpt-bf16", "nanogpt-compiled", "trainer-bf16")
 SHAPES = {
     "mini": Shape("mini", VOCABULARY, 16, 256, ("melete", "nanogpt-bf16", "trainer-bf16", "trainer-float32")),
     "gpt2": Shape("gpt2", 50257, 1, 1024, ("melete", "trainer-bf16"), 3e-4),
+    # What it costs to keep less, and what it saves.
+    "recompute": Shape("gpt2", 50257, 4, 1024, ("melete", "melete-recompute"), 3e-4),
     "mini-gpu": Shape("mini", VOCABULARY, 128, 256, ON_GPU, device="cuda"),
     # nanoGPT's vocabulary, a multiple of 64.
     "gpt2-gpu": Shape("gpt2", 50304, 16, 1024, ON_GPU, 3e-4, "cuda"),
@@ -113,10 +115,10 @@ class Rows:
 # ---------------------------------------------------------------------- the sides
 
 
-def melete(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
+def melete(turns: Turns, folder: Path, rows: Rows, count: int, recompute: str = "auto") -> None:
     """Our trainer, as `melete pretrain` runs it."""
     _same_for_all()
-    run = folder / "melete"
+    run = folder / f"melete-{recompute}"
     (run / "checkpoints").mkdir(parents=True)
     losses: list[float] = []
 
@@ -136,6 +138,7 @@ def melete(turns: Turns, folder: Path, rows: Rows, count: int) -> None:
             "training.steps": count,
             "training.device": rows.shape.device,
             "training.precision": "bfloat16",
+            "training.recompute": recompute,
             "training.clip_norm": CLIP,
             "guard.sigma": 0.0,
         },
@@ -272,6 +275,7 @@ def hugging_face(turns: Turns, folder: Path, rows: Rows, count: int, narrow: boo
 
 SIDES = {
     "melete": (melete, ()),
+    "melete-recompute": (melete, ("on",)),
     "nanogpt-bf16": (nanogpt, (False,)),
     "nanogpt-compiled": (nanogpt, (True,)),
     "trainer-bf16": (hugging_face, (True,)),

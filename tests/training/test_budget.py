@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kit import tiny
+from melete.config import RunConfig
 from melete.data.batch import Batch
 from melete.errors import InputError
 from melete.objectives.base import Context
@@ -42,6 +43,23 @@ def test_a_time_budget_measures_with_what_fits() -> None:
     objective.room = 2 * config.training.context
     plan = budget._plan(config, "tiny", objective, unique=1000, seconds=60.0)
     assert plan is not None and plan.rate > 0
+
+
+def test_where_not_even_one_row_fits_layers_compute_their_inside_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(config: RunConfig, *_: object) -> budget.Speed:
+        if config.training.recompute != "on":
+            raise torch.OutOfMemoryError
+        return budget.Speed(1.0, 1.0)
+
+    monkeypatch.setattr(budget, "measure", measure)
+    config = run_config(training__device="cuda", training__micro_batch_rows=0)
+    chosen, _ = budget.choose(config, causal.CausalJob.__new__(causal.CausalJob), CausalLM(tiny("gpt2")), 0.0)
+    assert (chosen.training.recompute, chosen.training.micro_batch_rows) == ("on", 8)
+    assert "not even one row fits" in chosen.choices["training.recompute"]
+    with pytest.raises(InputError, match="not even one row"):
+        budget.micro_batch_rows(config, CausalLM(tiny("gpt2")))
 
 
 def test_a_dry_run_builds_what_a_run_would(monkeypatch: pytest.MonkeyPatch) -> None:
