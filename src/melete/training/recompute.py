@@ -63,8 +63,8 @@ def _copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
 class Recompute:
     """Decides for each micro-batch of a run; `training.recompute` is auto, on or off.
 
-    By itself it counts what the layers keep of a micro-batch that is larger, or has longer rows, than any before, while
-    they run: as soon as the layers to come would keep more than there is room for, they keep nothing more.
+    By itself it counts what the layers keep of a micro-batch that is larger, has longer rows or trains more than any
+    before, while they run: as soon as those to come would keep more than there is room for, they keep nothing more.
 
     Args:
         grown: whether the optimiser has its state: else that is to come, too.
@@ -83,14 +83,15 @@ class Recompute:
         if self.wanted == "on" and not self.layers:
             what = f"{objective.model.family} has no layers to compute again"
             raise InputError(what, where="training.recompute", do="leave it out")
-        self._fitted: list[tuple[int, int]] = []
-        self._asked: list[tuple[int, int]] = []
+        self._fitted: list[tuple[int, ...]] = []
+        self._asked: list[tuple[int, ...]] = []
 
     @contextmanager
     def around(self, batch: Batch) -> Iterator[None]:
         """Around the forward pass of a micro-batch."""
-        rows = (batch, batch.source or batch)
-        size = batch.places, max(part.input_ids.shape[1] for part in rows)
+        longest = max(part.input_ids.shape[1] for part in (batch, batch.source or batch))
+        thawed = sum(p.requires_grad for p in self.objective.parameters())  # frozen layers keep nothing
+        size = batch.places, longest, thawed
         if self.wanted == "on" or any(_within(other, size) for other in self._asked):
             with called(self.layers, again):
                 yield
@@ -165,7 +166,7 @@ def free_memory(device: torch.device) -> int | None:
     return main_memory()[1] if device.type == "cpu" else None
 
 
-def _within(size: tuple[int, int], other: tuple[int, int]) -> bool:
+def _within(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return all(one <= most for one, most in zip(size, other, strict=True))
 
 
