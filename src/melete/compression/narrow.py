@@ -58,13 +58,17 @@ def _of_qwen3(block: Any) -> _Parts:
 
 FAMILIES: dict[str, Callable[[Any], _Parts]] = {"gpt2": _of_gpt2, "qwen3": _of_qwen3}
 
+# Of `attend` in decoder.cpp.
+LARGEST_HEAD = 128
+
 
 def suits(model: Decoder) -> bool:
     """Whether the compiled code can run this model."""
     config = model.config
     widths = (config.hidden_size, config.num_attention_heads * config.head_size)
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return model.family in FAMILIES and not any(width % 4 for width in (*widths, inner))
+    even = not any(width % 4 for width in (*widths, inner))
+    return model.family in FAMILIES and even and config.head_size <= LARGEST_HEAD
 
 
 class NarrowDecoder(Decoder):

@@ -208,16 +208,22 @@ void rotate(float* x, const float* cosine, const float* sine, int64_t size) {
     }
 }
 
-// The values that one query mixes; it sees those of `seen`, or all.
-template <bool MASKED>
+// The values that one query mixes; it sees those of `seen`, or all. PARTS: of sixteen numbers, that a head has.
+template <bool MASKED, int PARTS>
 void attend(const float* query, const float* keys, const float* values, int64_t held, const uint8_t* seen,
             int64_t size, float* scores, float* out) {
     const float scale = 1 / std::sqrt(static_cast<float>(size));
+    const __mmask16 rest = static_cast<__mmask16>(0xffff >> (16 * PARTS - size));  // of the last part
+    const auto load = [&](const float* from, int i) {
+        return i < PARTS - 1 ? _mm512_loadu_ps(from + 16 * i) : _mm512_maskz_loadu_ps(rest, from + 16 * i);
+    };
+    __m512 asked[PARTS], mixed[PARTS];
+    for (int i = 0; i < PARTS; ++i) asked[i] = load(query, i), mixed[i] = _mm512_setzero_ps();
     float largest = -3e38f, total = 0;
     for (int64_t s = 0; s < held; ++s) {
-        float sum = 0;
-        for (int64_t i = 0; i < size; ++i) sum += query[i] * keys[s * size + i];
-        scores[s] = MASKED && !seen[s] ? -3e38f : sum * scale;
+        __m512 sum = _mm512_setzero_ps();
+        for (int i = 0; i < PARTS; ++i) sum = _mm512_fmadd_ps(asked[i], load(keys + s * size, i), sum);
+        scores[s] = MASKED && !seen[s] ? -3e38f : _mm512_reduce_add_ps(sum) * scale;
     }
     for (int64_t s = 0; s < held; ++s) largest = std::max(largest, scores[s]);
     for (int64_t s = 0; s < held; ++s) scores[s] = std::exp(std::max(scores[s] - largest, -80.0f));
@@ -225,14 +231,20 @@ void attend(const float* query, const float* keys, const float* values, int64_t 
         if (MASKED && !seen[s]) scores[s] = 0;
         total += scores[s];
     }
-    for (int64_t i = 0; i < size; ++i) out[i] = 0;
     for (int64_t s = 0; s < held; ++s) {
-        const float share = scores[s];
-        if (MASKED && share == 0) continue;
-        for (int64_t i = 0; i < size; ++i) out[i] += share * values[s * size + i];
+        if (MASKED && scores[s] == 0) continue;
+        const __m512 share = _mm512_set1_ps(scores[s]);
+        for (int i = 0; i < PARTS; ++i) mixed[i] = _mm512_fmadd_ps(share, load(values + s * size, i), mixed[i]);
     }
-    for (int64_t i = 0; i < size; ++i) out[i] /= total;
+    const __m512 all = _mm512_set1_ps(total);
+    for (int i = 0; i < PARTS; ++i)
+        _mm512_mask_storeu_ps(out + 16 * i, i < PARTS - 1 ? 0xffff : rest, _mm512_div_ps(mixed[i], all));
 }
+
+using Attend = void (*)(const float*, const float*, const float*, int64_t, const uint8_t*, int64_t, float*, float*);
+template <bool MASKED>
+constexpr Attend attend_by_parts[] = {attend<MASKED, 1>, attend<MASKED, 2>, attend<MASKED, 3>, attend<MASKED, 4>,
+                                      attend<MASKED, 5>, attend<MASKED, 6>, attend<MASKED, 7>, attend<MASKED, 8>};
 
 struct Pass {
     const Decoder& model;
@@ -249,6 +261,7 @@ struct Pass {
         const int64_t row_stride = kv * cache.max_length * size;
         float* keys = cache.keys + number * cache.rows * row_stride;
         float* values = cache.values + number * cache.rows * row_stride;
+        const Attend read = (seen ? attend_by_parts<true> : attend_by_parts<false>)[(size - 1) / 16];
 #pragma omp parallel for collapse(2) schedule(static)
         for (int64_t b = 0; b < batch; ++b) {
             for (int64_t g = 0; g < kv; ++g) {
@@ -271,8 +284,8 @@ struct Pass {
                     for (int64_t h = g * heads / kv; h < (g + 1) * heads / kv; ++h) {
                         float* query = joined + n * wide + h * size;
                         turn(query, layer.query_norm, n);
-                        (seen ? attend<true> : attend<false>)(query, own_keys, own_values, reach, sees, size,
-                                                              scores.data(), mixed + (n * heads + h) * size);
+                        read(query, own_keys, own_values, reach, sees, size, scores.data(),
+                             mixed + (n * heads + h) * size);
                     }
                 }
             }
