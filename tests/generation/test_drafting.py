@@ -14,7 +14,7 @@ from melete.baselines.ngram import NGram
 from melete.errors import InputError
 from melete.generation.drafting import Guess, PromptDrafter
 from melete.generation.generate import Decoding, Speculation, follow
-from melete.generation.sampling import Sampler
+from melete.generation.sampling import Sampler, settle
 from melete.generation.settings import GenerationSettings
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -69,9 +69,10 @@ def test_what_stands_for_a_drawn_guess_has_the_distribution_of_the_model(forbidd
     q = rng.dirichlet(np.full(300, 0.3))
     settings = GenerationSettings(temperature=0.7, forbidden_ids=forbidden, seed=3)
     sampler = Sampler(settings, [[0]], [0], 300, torch.device("cpu"))
+    (p,) = sampler.probabilities(torch.from_numpy(logits)[None])
     counts = np.zeros(300)
     for token in rng.choice(300, 12_000, p=q).tolist():
-        counts[sampler.settle(logits, Guess(token, q[token], q.__getitem__), rng)] += 1
+        counts[settle(p, Guess(token, q[token], q.__getitem__), rng)] += 1
     logits[list(forbidden)] = -np.inf
     due = 12_000 * np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
     assert counts[due == 0].sum() == 0

@@ -18,7 +18,7 @@ from melete.errors import InputError
 from melete.generation.beam import BeamSearch
 from melete.generation.drafting import Drafter, Guess
 from melete.generation.reading import Reading, WritingModel, checked_prompts, checked_sources, fitting
-from melete.generation.sampling import Sampler
+from melete.generation.sampling import Sampler, settle
 from melete.generation.settings import GenerationSettings
 from melete.generation.text import Decodes, Piece, TextStream
 
@@ -153,13 +153,16 @@ class Speculation(Decoding):
         chosen: list[int] = []
         pieces: list[Piece] = []
         accepted = 0
-        drawn = logits.numpy(force=True) if draft and draft[0].chance is not None else None
+        drawn = bool(draft) and draft[0].chance is not None
+        all_p = self._sampler.probabilities(logits) if drawn and self._sampler.constant else None
         for place in range(len(logits)):
-            guess = draft[place] if place < len(draft) else None
-            if drawn is not None:
-                token = self._sampler.settle(drawn[place], guess, self._rng)
+            guess, here = draft[place] if place < len(draft) else None, logits[place : place + 1]
+            if drawn:
+                p = self._sampler.probabilities(here)[0] if all_p is None else all_p[place]
+                token = settle(p, guess, self._rng)
+                self._sampler.remember(token)
             else:
-                token = int(self._sampler(logits[place : place + 1]))
+                token = int(self._sampler(here))
             self._added += 1
             chosen.append(token)
             pieces.append(self._extend(self._rows[0], token))

@@ -80,23 +80,21 @@ def _drawn(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 
 
-def settle(logits: NDArray[np.float32], guess: Guess | None, rng: np.random.Generator) -> int:
-    """A guess that was drawn, or another token in its place, so that tokens are distributed as logits (V,) say.
+def settle(p: NDArray[np.float32], guess: Guess | None, rng: np.random.Generator) -> int:
+    """A guess that was drawn, or another token in its place, so that tokens are distributed as p, (V,).
 
     The guess stays with probability min(1, p / q); instead of it comes what the guesses are too seldom, in proportion
     to max(0, p - q): draws from p that stay with probability max(0, 1 - q / p). Leviathan et al. 2023, algorithm 1.
     In numpy, and of few tokens only: where the work is small, calls and memory that was not in use cost most.
     """
-    p = np.exp(logits - logits.max())
     if guess is None or guess.chance is None:
         return next(_draws(p, rng))
-    total = float(p.sum())
-    if rng.random() * guess.probability * total < p[guess.token]:
+    if rng.random() * guess.probability < p[guess.token]:
         return guess.token
     draws = _draws(p, rng)
     for _ in range(_MOST_DRAWS):
         token = next(draws)
-        if rng.random() * p[token] < p[token] - guess.chance(token) * total:
+        if rng.random() * p[token] < p[token] - guess.chance(token):
             return token
     return next(draws)
 
@@ -128,7 +126,7 @@ class Sampler:
         vocab_size: int,
         device: torch.device,
     ) -> None:
-        self._settings, self._device = settings, device
+        self._settings = settings
         self._rules = Rules(settings, prompts, vocab_size, device)
         self._generators = [generator_of(settings.seed, stream) for stream in streams]
 
@@ -140,17 +138,23 @@ class Sampler:
         self._rules.remember(tokens)
         return tokens
 
-    def settle(self, logits: NDArray[np.float32], guess: Guess | None, rng: np.random.Generator) -> int:
-        """The next token of a single row, where a guess may have been drawn; from logits (V,). See `settle`."""
+    @property
+    def constant(self) -> bool:
+        """Whether rows have the same distribution whatever is chosen before them."""
         s = self._settings
-        if self._rules.forbidden != [] or s.top_k or s.top_p < 1 or s.min_p or s.typical_p < 1:
-            scores = torch.from_numpy(logits)[None].to(self._device)
-            logits = self._filter(self._rules(scores))[0].numpy(force=True)
-        elif s.temperature != 1:
-            logits = logits / np.float32(s.temperature)
-        token = settle(logits, guess, rng)
+        return self._rules.forbidden == [] and not s.top_k and s.top_p == s.typical_p == 1 and not s.min_p
+
+    def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+        """What each row's next token is drawn from: (B, V) from logits (B, V); any number of rows if `constant`."""
+        if not self.constant:
+            logits = self._filter(self._rules(logits))
+        elif self._settings.temperature != 1:
+            logits = logits / self._settings.temperature
+        return logits.softmax(-1).numpy(force=True)
+
+    def remember(self, token: int) -> None:
+        """The next token of a single row, where somebody else has chosen it."""
         self._rules.remember([token])
-        return token
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
