@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +26,8 @@ Known = tuple[int, ...]
 class _Order:
     """What follows the contexts of one length, side by side, at some temperature.
 
+    Views of arrays, since a single number is read from them several times as fast as by numpy.
+
     Attributes:
         keys: see `ngram`.
         first: where the n-grams of each context begin, (contexts + 1,).
@@ -33,11 +36,17 @@ class _Order:
         left: what each context leaves to shorter ones, (contexts,).
     """
 
-    keys: Ints
-    first: Ints
-    kept: Floats
-    reached: Floats
-    left: Floats
+    keys: memoryview
+    first: memoryview
+    kept: memoryview
+    reached: memoryview
+    left: memoryview
+
+    def place(self, context: int, key: int) -> int | None:
+        """Where an n-gram stands; None: it is not known."""
+        last = self.first[context + 1]
+        at = bisect_left(self.keys, key, self.first[context], last)
+        return at if at < last and self.keys[at] == key else None
 
 
 class NGramDrafter:
@@ -53,7 +62,7 @@ class NGramDrafter:
         self._followers: dict[Known, tuple[int, Known] | None] = {}
         self._temperature = 0.0  # for which the following is
         self._orders: list[_Order] = []
-        self._unigrams = self._reached = ngram.unigrams
+        self._unigrams = self._reached = ngram.unigrams.data
 
     def begin(self) -> None:
         """See `Drafter.begin`."""
@@ -79,8 +88,9 @@ class NGramDrafter:
         known, guesses = self._newest[: len(self._orders)], []
         for _ in range(most):
             token = self._drawn(known, rng)
-            guesses.append(Guess(token, self._chance(known, token), partial(self._chance, known)))
-            known = self._after(self._ending(known, token))[: len(self._orders)]
+            chance, ending = self._weighed(known, token)
+            guesses.append(Guess(token, chance, partial(self._chance, known)))
+            known = self._after(ending)[: len(self._orders)]
         return guesses
 
     def _set(self, temperature: float) -> None:
@@ -103,30 +113,34 @@ class NGramDrafter:
                 self._orders.insert(0, _order(level.keys, context, kept, contexts, power))
             counts = totals
         unigrams = (counts + 0.5) ** power
-        self._unigrams = unigrams / unigrams.sum()
-        self._reached = self._unigrams.cumsum()
+        unigrams = unigrams / unigrams.sum()
+        self._unigrams, self._reached = unigrams.data, unigrams.cumsum().data
 
     def _drawn(self, known: Known, rng: np.random.Generator) -> int:
         """A token that follows."""
         size = self._ngram.vocab_size
-        for order, context in reversed(list(zip(self._orders, known, strict=False))):
+        for order, context in zip(reversed(self._orders[: len(known)]), reversed(known), strict=True):
             draw, first, last = rng.random(), order.first[context], order.first[context + 1]
             if first < last and draw >= order.left[context]:
                 at = order.reached[first] + draw - order.left[context]
-                found = first + int(np.searchsorted(order.reached[first + 1 : last], at, side="right"))
-                return int(order.keys[found] - context * size)
-        found = int(np.searchsorted(self._reached, rng.random() * self._reached[-1], side="right"))
-        return min(found, size - 1)
+                found = bisect_right(order.reached, at, first + 1, last) - 1
+                return order.keys[found] - context * size
+        return min(bisect_right(self._reached, rng.random() * self._reached[-1]), size - 1)
 
     def _chance(self, known: Known, token: int) -> float:
         """The probability of a token."""
-        probability = float(self._unigrams[token])
+        return self._weighed(known, token)[0]
+
+    def _weighed(self, known: Known, token: int) -> tuple[float, Known]:
+        """The probability of a token, and the indices of the n-grams that end with it, shortest first."""
+        probability, found, size = self._unigrams[token], [token], self._ngram.vocab_size
         for order, context in zip(self._orders, known, strict=False):
-            key = context * self._ngram.vocab_size + token
-            at = int(order.keys.searchsorted(key))
-            kept = float(order.kept[at]) if at < len(order.keys) and order.keys[at] == key else 0.0
-            probability = kept + float(order.left[context]) * probability
-        return probability
+            at = order.place(context, context * size + token)
+            probability *= order.left[context]
+            if at is not None:
+                probability += order.kept[at]
+                found.append(at)
+        return probability, tuple(found)
 
     def _ending(self, known: Known, token: int) -> Known:
         """Indices of the n-grams that end with `token` behind such a context, shortest first."""
@@ -172,4 +186,5 @@ def _order(keys: Ints, context: Ints, kept: Floats, contexts: int, power: float)
     whole = left + np.bincount(context, kept, contexts)
     kept = kept / whole[context]
     first = np.searchsorted(context, np.arange(contexts + 1))
-    return _Order(keys, first, kept, np.append(0.0, kept.cumsum()), left / whole)
+    columns = keys, first, kept, np.append(0.0, kept.cumsum()), left / whole
+    return _Order(*(np.ascontiguousarray(column).data for column in columns))

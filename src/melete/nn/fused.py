@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -64,15 +63,15 @@ def _product(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _parts(x: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """The rows of x, cut where a product with a matrix of so many columns would leave one of two threads idle.
+    """The rows of x in halves, where a whole product with so many columns would leave one of two threads idle.
 
-    oneDNN does so where the product has between as many rows as columns and twice as many, up to 1,024 columns: 1,024 x
-    768 x 3,072 took 4.3 ms, its two halves 2.6 ms (torch 2.13.0, 2026-11-22).
+    oneDNN does so around as many rows as columns; which products halves are better for depends on all three sizes, and
+    it is certain for the widths of BERT-base and GPT-2 alone: 1,024 x 3,072 x 768 takes 4.3 ms, its halves 2.6 (torch
+    2.13.0, 2026-11-23). Of smaller products halves take twice the time.
     """
-    ratio = len(x) / columns
-    if torch.get_num_threads() != 2 or columns > 1024 or not 0.85 <= ratio < 2.0:
-        return (x,)
-    return x.chunk(math.ceil(ratio / 0.75))
+    rows, inputs = x.shape
+    one_idle = inputs >= 768 and 768 <= columns <= 896 and columns <= rows <= 1.5 * columns
+    return x.chunk(2) if one_idle and torch.get_num_threads() == 2 else (x,)
 
 
 def _joined(parts: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
